@@ -1,0 +1,1 @@
+"""Dataset cards, tile manifests, readers, transforms and the demo world."""

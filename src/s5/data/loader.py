@@ -1,0 +1,174 @@
+"""Batches of tiles: in order for scoring and evaluation, by step for training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from s5.seeds import numpy_generator
+from s5.types import BandStatistics, LabelSpace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from s5.data.tiles import TileReader
+
+T = TypeVar("T")
+
+
+class TileSource(Protocol):
+    """What batches are read from: `s5.data.tiles.TileReader`, or anything like it."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Image [C, S, S], mask uint8 [S, S] and valid bool [S, S]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Tiles as they were read.
+
+    Shape:
+        images: [B, C, H, W], uint8 (float32 for wider types). masks: uint8 [B, H, W]. valid: bool [B, H, W].
+    """
+
+    images: torch.Tensor
+    masks: torch.Tensor
+    valid: torch.Tensor
+    indices: list[int]
+
+
+def read_batch(source: TileSource, indices: Sequence[int]) -> Batch:
+    """Read and stack the tiles at `indices`."""
+    images, masks, valid = zip(*(source.read(index) for index in indices), strict=True)
+    stacked = np.stack(images)
+    if stacked.dtype != np.uint8:
+        stacked = stacked.astype(np.float32)
+    return Batch(
+        torch.from_numpy(stacked),
+        torch.from_numpy(np.stack(masks)),
+        torch.from_numpy(np.stack(valid)),
+        list(indices),
+    )
+
+
+def iterate_tiles(source: TileSource, batch_size: int) -> Iterator[Batch]:
+    """All tiles in order, in batches whose boundaries depend on `batch_size` alone; read ahead on a thread."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+    starts = range(0, len(source), batch_size)
+    return read_ahead(
+        lambda start: read_batch(source, range(start, min(start + batch_size, len(source)))), starts, depth=2
+    )
+
+
+class StepSampler:
+    """The tiles of each step: epoch after epoch in a fresh order, drawn from (seed, stream, epoch) alone.
+
+    A batch runs on into the next epoch, so that every tile is seen equally often whatever the batch size, and any
+    step's tiles are known without going through those before it.
+    """
+
+    def __init__(self, num_tiles: int, batch_size: int, *, seed: int, stream: str) -> None:
+        if num_tiles < 1:
+            raise ValueError(f"{stream}: there is no tile to train on")
+        if batch_size < 1:
+            raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
+        self.num_tiles, self.batch_size, self.seed, self.stream = num_tiles, batch_size, seed, stream
+        self._orders: dict[int, np.ndarray] = {}
+
+    def indices(self, step: int) -> list[int]:
+        """The positions of the tiles of `step`."""
+        first = step * self.batch_size
+        return [self._at(position) for position in range(first, first + self.batch_size)]
+
+    def _at(self, position: int) -> int:
+        epoch, place = divmod(position, self.num_tiles)
+        if epoch not in self._orders:
+            if len(self._orders) > 2:
+                self._orders.clear()
+            generator = numpy_generator(self.seed, f"{self.stream}/order", epoch)
+            self._orders[epoch] = generator.permutation(self.num_tiles)
+        return int(self._orders[epoch][place])
+
+
+def read_ahead(read: Callable[[int], T], steps: Iterable[int], *, depth: int) -> Iterator[T]:
+    """Yield ``read(step)`` for each step in order, with `depth` of them read ahead on one thread."""
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
+        waiting: deque[Future[T]] = deque()
+        try:
+            for step in steps:
+                waiting.append(pool.submit(read, step))
+                if len(waiting) > depth:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+@dataclass(frozen=True)
+class SegmentationData:
+    """An ingested dataset: its tiles, the statistics of its bands and its classes.
+
+    Args:
+        manifest: A row a tile, as `s5.data.ingest` makes it.
+        tile_size: Height and width to which tiles are padded, in pixels.
+        cache_mb: Memory for decoded tiles of each reader, in MiB.
+    """
+
+    manifest: pd.DataFrame
+    statistics: BandStatistics
+    labels: LabelSpace
+    tile_size: int
+    cache_mb: int = 256
+
+    def split(self, name: str) -> TileReader:
+        """The tiles of one split.
+
+        Raises:
+            ValueError: the dataset has no tile there.
+        """
+        rows = self.manifest[self.manifest["split"] == name]
+        if rows.empty:
+            counts = self.manifest["split"].value_counts().to_dict()
+            raise ValueError(f"split {name!r} has no tiles (found {counts}); add it to the dataset card under 'splits'")
+        return self._reader(rows)
+
+    def has_split(self, name: str) -> bool:
+        return bool((self.manifest["split"] == name).any())
+
+    def tiles(self, tile_ids: Sequence[str], split: str = "unlabeled") -> TileReader:
+        """The tiles of `split` with these ids, in this order.
+
+        Raises:
+            ValueError: an id that the manifest does not have.
+        """
+        rows = self.manifest[self.manifest["split"] == split].set_index("tile_id", drop=False)
+        missing = [tile for tile in tile_ids if tile not in rows.index]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} of {len(tile_ids)} selected tiles are not in the manifest's {split!r} split "
+                f"(first: {missing[0]!r}); the pool was made from other data: run diversity_sampling again"
+            )
+        return self._reader(rows.loc[list(tile_ids)].reset_index(drop=True))
+
+    def _reader(self, rows: pd.DataFrame) -> TileReader:
+        from s5.data.tiles import TileReader
+
+        return TileReader(
+            rows,
+            bands=len(self.statistics.bands),
+            size=self.tile_size,
+            ignore_index=self.labels.ignore_index,
+            cache_mb=self.cache_mb,
+        )

@@ -1,0 +1,118 @@
+"""Tiles of a manifest, read one at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from s5.types import Window
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Tile = tuple[npt.NDArray[Any], npt.NDArray[np.uint8], npt.NDArray[np.bool_]]
+
+
+class TileReader:
+    """Reads the tiles of a manifest by position, all to one size.
+
+    Files are opened for each read, so that a reader can be used in threads and be pickled into workers.
+
+    Args:
+        manifest: Rows with `tile_id`, `image`, `mask`, `row`, `col`, `height` and `width`.
+        bands: Number of bands that every image must have.
+        size: Height and width of what is returned, in pixels.
+        ignore_index: Mask value of pixels without a label.
+        cache_mb: Decoded tiles are kept up to this many MiB, the latest used ones; 0 keeps none.
+    """
+
+    def __init__(
+        self, manifest: pd.DataFrame, *, bands: int, size: int, ignore_index: int = 255, cache_mb: int = 256
+    ) -> None:
+        if bands < 1 or size < 1:
+            raise ValueError(f"TileReader: bands and size must be positive, got bands {bands}, size {size}")
+        if cache_mb < 0:
+            raise ValueError(f"TileReader: cache_mb must not be negative, got {cache_mb}; 0 keeps no tile")
+        self.bands, self.size, self.ignore_index = bands, size, ignore_index
+        self.tile_ids: list[str] = [str(tile_id) for tile_id in manifest["tile_id"]]
+        self._images = [str(image) for image in manifest["image"]]
+        self._masks = [str(mask) if isinstance(mask, str) and mask else None for mask in manifest["mask"]]
+        self._windows = manifest[["row", "col", "height", "width"]].to_numpy(dtype=np.int64)
+        self._cache = _TileCache(cache_mb * 2**20)
+
+    def __len__(self) -> int:
+        return len(self.tile_ids)
+
+    def read(self, index: int) -> Tile:
+        """Image, mask and valid pixels of a tile, padded at the bottom and right.
+
+        The arrays are shared with the cache: copy before changing them.
+
+        Returns:
+            Image [C, size, size] in the file's dtype, 0 where there is no data; mask uint8 [size, size],
+            `ignore_index` where there is no label or no data; valid bool [size, size].
+
+        Raises:
+            UnreadableRasterError: a file is gone or damaged since the ingestion.
+            ValueError: the image has another number of bands.
+        """
+        tile = self._cache.get(index)
+        if tile is None:
+            tile = self._decode(index)
+            self._cache.put(index, tile)
+        return tile
+
+    def _decode(self, index: int) -> Tile:
+        from s5.geo.raster import read_window  # s5.data is imported on machines without rasterio
+
+        window = Window(*(int(v) for v in self._windows[index]))
+        image, valid = read_window(Path(self._images[index]), window, size=self.size)
+        if image.shape[0] != self.bands:
+            raise ValueError(f"{self._images[index]}: has {image.shape[0]} bands, expected {self.bands}; ingest again")
+        image[:, ~valid] = 0
+        mask = np.full((self.size, self.size), self.ignore_index, dtype=np.uint8)
+        mask_path = self._masks[index]
+        if mask_path is not None:
+            labels, _ = read_window(Path(mask_path), window)
+            mask[: window.height, : window.width] = labels[0].astype(np.uint8)
+            mask[~valid] = self.ignore_index
+        for array in (image, mask, valid):
+            array.setflags(write=False)
+        return image, mask, valid
+
+
+class _TileCache:
+    """The latest used tiles, up to a number of bytes. Safe in threads; pickled empty."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity, self._bytes = capacity, 0
+        self._tiles: OrderedDict[int, Tile] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[type[_TileCache], tuple[int]]:
+        return _TileCache, (self._capacity,)
+
+    def get(self, index: int) -> Tile | None:
+        with self._lock:
+            if index in self._tiles:
+                self._tiles.move_to_end(index)
+            return self._tiles.get(index)
+
+    def put(self, index: int, tile: Tile) -> None:
+        with self._lock:
+            if index in self._tiles:
+                return
+            self._tiles[index] = tile
+            self._bytes += _bytes_of(tile)
+            while self._bytes > self._capacity:
+                _, oldest = self._tiles.popitem(last=False)
+                self._bytes -= _bytes_of(oldest)
+
+
+def _bytes_of(tile: Tile) -> int:
+    return sum(array.nbytes for array in tile)

@@ -1,0 +1,82 @@
+"""Device and precision: read from the hardware, never timed, and stored with the run."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+_PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """Where and how a network runs.
+
+    Args:
+        device: ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        precision: ``"auto"`` takes bf16 where the hardware reports fast bf16 (AMX, Ampere and later), else fp32.
+        threads: CPU threads for PyTorch; 0 leaves PyTorch's own choice.
+        cache_mb: Memory for decoded tiles of one reader, in MiB.
+    """
+
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int = 0
+    cache_mb: int = 256
+
+    def __post_init__(self) -> None:
+        if self.precision not in _PRECISIONS:
+            raise ValueError(f"compute.precision: expected one of {_PRECISIONS}, got {self.precision!r}")
+        if self.device != "auto" and self.device.split(":")[0] not in ("cpu", "cuda"):
+            raise ValueError(f"compute.device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got {self.device!r}")
+        for name in ("threads", "cache_mb"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(f"compute.{name}: expected a whole number of at least 0, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A resolved `ComputeConfig`: what this process takes."""
+
+    device: torch.device
+    precision: str
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The precision of forward passes."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Move a batch, without waiting for it where the device allows that."""
+        return tensor.to(self.device, non_blocking=True)
+
+
+def resolve_compute(config: ComputeConfig) -> Compute:
+    """Choose device and precision for this machine.
+
+    Raises:
+        ValueError: a GPU is asked for and there is none.
+    """
+    wanted = config.device
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(wanted)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"compute.device: {config.device!r} was asked for but this machine has no GPU; use 'auto'")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    precision = config.precision
+    if precision == "auto":
+        precision = "bf16" if has_fast_bf16(device) else "fp32"
+    return Compute(device, precision)
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the hardware reports fast bf16: AMX on a CPU, compute capability 8 or more on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device)[0] >= 8
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and "amx_bf16" in cpuinfo.read_text(encoding="utf-8", errors="replace")

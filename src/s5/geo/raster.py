@@ -1,0 +1,344 @@
+"""Rasters read in windows and written whole or not at all."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError, RasterioIOError
+from rasterio.transform import Affine
+from rasterio.windows import Window as RasterioWindow
+
+from s5.files import replacing
+from s5.types import Window
+
+IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+"""The transform of a raster that lies nowhere."""
+
+_GDAL_OPTIONS = {
+    # Do not list a folder of a million tiles for every file in it; world files and .aux.xml are still found.
+    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
+    # A truncated JPEG is a mere warning of libjpeg, and the rest of it is grey.
+    "GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE",
+    # The quick way to read a PNG notices no truncation: what is missing is whatever lay in memory (GDAL 3.10).
+    "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
+}
+# GDAL's own default is 5 % of the memory of the machine, which a run over scenes would fill. Read once by GDAL, and
+# not an option above: rasterio.Env puts the default back for all threads when it ends in one.
+os.environ.setdefault("GDAL_CACHEMAX", "64")
+_BLOCK = 256
+
+
+class UnreadableRasterError(OSError):
+    """A raster that cannot be opened, or whose pixels cannot be read to the end."""
+
+
+@dataclass(frozen=True)
+class RasterInfo:
+    """What a raster says of itself.
+
+    `bands` counts what carries data: an alpha band is a mask, not data. `crs` is ``"EPSG:32632"``, or WKT, or empty.
+    `transform` is the affine (a, b, c, d, e, f): x = a * col + b * row + c, y = d * col + e * row + f.
+    """
+
+    height: int
+    width: int
+    bands: int
+    dtype: str
+    crs: str = ""
+    transform: tuple[float, float, float, float, float, float] = IDENTITY
+    nodata: float | None = None
+    has_alpha: bool = False
+    has_colormap: bool = False
+
+    @property
+    def georeferenced(self) -> bool:
+        return bool(self.crs) and self.transform != IDENTITY
+
+
+def describe(path: Path) -> RasterInfo:
+    """Size, bands, data type, CRS and grid of a raster, without reading pixels.
+
+    Raises:
+        UnreadableRasterError: `path` is no raster that GDAL opens.
+    """
+    with _open(path) as source:
+        return _describe(source)
+
+
+def read_window(
+    path: Path, window: Window | None = None, *, size: int | None = None
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    """Read a window of a raster and which of its pixels hold data.
+
+    A pixel holds no data where the alpha band or mask says so or where all bands are nodata; in a floating point
+    raster also where any band is nodata, NaN or infinite, since such a value would spoil everything around it.
+
+    Args:
+        path: Anything rasterio opens.
+        window: Pixels to read; all of them by default.
+        size: Pad at the bottom and right to this height and width, with zeros that hold no data.
+
+    Returns:
+        The bands [C, h, w] in the raster's dtype, without alpha, and bool [h, w], true where there is data.
+
+    Raises:
+        UnreadableRasterError: the pixels cannot be read, or the file ends before them.
+        ValueError: the window is larger than `size` or leaves the raster.
+    """
+    with _open(path) as source, _reporting_damage(path):
+        return _read(source, path, window, size)
+
+
+def read_windows(
+    path: Path, windows: Iterable[Window]
+) -> Iterator[tuple[Window, npt.NDArray[Any], npt.NDArray[np.bool_]]]:
+    """`read_window` for many windows of one raster, opening it once."""
+    with _open(path) as source:
+        for window in windows:
+            with _reporting_damage(path):
+                image, valid = _read(source, path, window, None)
+            yield window, image, valid
+
+
+def read_colormap(path: Path) -> dict[int, tuple[int, int, int]]:
+    """RGB of each value of a paletted raster; empty where it has no colour table."""
+    with _open(path) as source:
+        if ColorInterp.palette not in source.colorinterp:
+            return {}
+        return {int(value): (rgba[0], rgba[1], rgba[2]) for value, rgba in source.colormap(1).items()}
+
+
+def write_geotiff(
+    path: Path,
+    array: npt.NDArray[Any],
+    *,
+    transform: Sequence[float] | None = None,
+    crs: str | None = None,
+    nodata: float | None = None,
+    compress: str = "deflate",
+    colormap: Mapping[int, tuple[int, ...]] | None = None,
+    tiled: bool | None = None,
+    band_names: Sequence[str] = (),
+) -> None:
+    """Write an array as a GeoTIFF; the file is whole or is not there.
+
+    Args:
+        path: Where to; an older file is replaced.
+        array: [C, H, W] or [H, W].
+        transform: Affine (a, b, c, d, e, f), or a rasterio transform.
+        crs: Such as ``"EPSG:32632"``, or WKT.
+        nodata: Value of pixels without data.
+        compress: GDAL's name of the compression.
+        colormap: RGB or RGBA of each value, for one band of uint8.
+        tiled: In blocks of 256 pixels; by default where the raster is at least that large.
+        band_names: A description of each band.
+
+    Raises:
+        OSError: it could not be written, such as on a full disk.
+    """
+    bands = array[None] if array.ndim == 2 else array
+    info = RasterInfo(
+        height=bands.shape[1], width=bands.shape[2], bands=bands.shape[0], dtype=str(bands.dtype), crs=crs or "",
+        transform=_six(transform), nodata=nodata,
+    )  # fmt: skip
+    whole = Window(0, 0, info.height, info.width)
+    write_blocks(path, info, [(whole, bands)], compress=compress, colormap=colormap, tiled=tiled, band_names=band_names)
+
+
+def write_blocks(
+    path: Path,
+    info: RasterInfo,
+    blocks: Iterable[tuple[Window, npt.NDArray[Any]]],
+    *,
+    compress: str = "deflate",
+    colormap: Mapping[int, tuple[int, ...]] | None = None,
+    tiled: bool | None = None,
+    band_names: Sequence[str] = (),
+) -> None:
+    """Write a GeoTIFF of any size block by block; the file is whole or is not there.
+
+    Args:
+        path: Where to; an older file is replaced.
+        info: Size, bands, dtype, grid and nodata of what is written.
+        blocks: Windows and their pixels, [C, h, w] or [h, w].
+        compress: As for `write_geotiff`, like the rest.
+        colormap: RGB or RGBA of each value.
+        tiled: In blocks of 256 pixels.
+        band_names: A description of each band.
+
+    Raises:
+        OSError: it could not be written, such as on a full disk.
+    """
+    profile: dict[str, Any] = {
+        "driver": "GTiff", "height": info.height, "width": info.width, "count": info.bands, "dtype": info.dtype,
+        "nodata": info.nodata, "compress": compress, "BIGTIFF": "IF_SAFER",
+    }  # fmt: skip
+    if info.crs:
+        profile["crs"] = CRS.from_user_input(info.crs)
+    if info.transform != IDENTITY:
+        profile["transform"] = Affine(*info.transform)
+    if tiled if tiled is not None else min(info.height, info.width) >= _BLOCK:
+        profile |= {"tiled": True, "blockxsize": _BLOCK, "blockysize": _BLOCK}
+    with replacing(path) as temporary, _gdal(), _gdal_messages() as messages:
+        try:
+            with rasterio.open(temporary, "w", **profile) as target:
+                for number, name in enumerate(band_names, start=1):
+                    target.set_band_description(number, name)
+                if colormap is not None:
+                    target.write_colormap(1, {value: tuple(colour) for value, colour in colormap.items()})
+                for window, block in blocks:
+                    target.write(block[None] if block.ndim == 2 else block, window=_rasterio_window(window))
+        except RasterioIOError as error:
+            raise OSError(f"{path}: could not be written ({error}); is the disk full?") from error
+        # What GDAL cannot flush when it closes a file is only logged.
+        if messages:
+            raise OSError(f"{path}: could not be written ({messages[0]}); is the disk full?")
+
+
+@lru_cache(maxsize=256)
+def _text_of_wkt(wkt: str) -> str:
+    crs = CRS.from_wkt(wkt)
+    authority = crs.to_authority()
+    return ":".join(authority) if authority is not None else wkt
+
+
+def crs_text(crs: Any) -> str:
+    """``"EPSG:32632"`` for a CRS that has such a name, else its WKT; empty for none."""
+    if crs is None:
+        return ""
+    try:
+        return _text_of_wkt(crs.to_wkt())
+    except CRSError:
+        return ""
+
+
+def _describe(source: Any) -> RasterInfo:
+    transform = _six(source.transform)
+    return RasterInfo(
+        height=source.height,
+        width=source.width,
+        bands=source.count - source.colorinterp.count(ColorInterp.alpha),
+        dtype=source.dtypes[0],
+        crs=crs_text(source.crs) if transform != IDENTITY else "",
+        transform=transform,
+        nodata=source.nodata,
+        has_alpha=ColorInterp.alpha in source.colorinterp,
+        has_colormap=ColorInterp.palette in source.colorinterp,
+    )
+
+
+def _read(
+    source: Any, path: Path, window: Window | None, size: int | None
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+    window = window or Window(0, 0, source.height, source.width)
+    if window.row + window.height > source.height or window.col + window.width > source.width:
+        raise ValueError(f"{path}: {window} leaves the raster of {source.height} x {source.width} pixels")
+    if size is not None and max(window.height, window.width) > size:
+        raise ValueError(f"{path}: {window} is larger than the {size} pixels it is to fill; read smaller windows")
+    at = _rasterio_window(window)
+    bands = [i for i, kind in enumerate(source.colorinterp, start=1) if kind != ColorInterp.alpha]
+    image = source.read(bands, window=at)
+    valid = _valid(source, image, at)
+    if size is None or (window.height, window.width) == (size, size):
+        return image, valid
+    bottom, right = size - window.height, size - window.width
+    return np.pad(image, ((0, 0), (0, bottom), (0, right))), np.pad(valid, ((0, bottom), (0, right)))
+
+
+def _valid(source: Any, image: npt.NDArray[Any], at: Any) -> npt.NDArray[np.bool_]:
+    height, width = image.shape[1:]
+    flags = [flag for band in source.mask_flag_enums for flag in band]
+    if all(flag == MaskFlags.all_valid for flag in flags):
+        valid = np.ones((height, width), dtype=np.bool_)
+    else:
+        valid = source.dataset_mask(window=at).astype(np.bool_)
+    if image.dtype.kind == "f":
+        valid &= np.isfinite(image).all(axis=0)
+        if source.nodata is not None and not np.isnan(source.nodata):
+            valid &= (image != np.asarray(source.nodata, dtype=image.dtype)).all(axis=0)
+    return valid
+
+
+def _six(transform: Sequence[float] | None) -> tuple[float, float, float, float, float, float]:
+    if transform is None:
+        return IDENTITY
+    a, b, c, d, e, f = (float(v) for v in list(transform)[:6])
+    return (a, b, c, d, e, f)
+
+
+def _rasterio_window(window: Window) -> Any:
+    return RasterioWindow(window.col, window.row, window.width, window.height)
+
+
+@contextmanager
+def _gdal() -> Iterator[None]:
+    # Plain PNG and JPEG tiles have no place on Earth, and S5 does not need one. catch_warnings is not safe in
+    # threads, hence a filter for this one category; pytest takes filters away between tests, hence the look.
+    if ("ignore", None, NotGeoreferencedWarning, None, 0) not in warnings.filters:
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with rasterio.Env(**_GDAL_OPTIONS):
+        yield
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    with _gdal():
+        try:
+            source = rasterio.open(path, sharing=False)
+        except RasterioError as error:
+            raise UnreadableRasterError(f"{path}: cannot be opened as a raster ({_one_line(error)})") from error
+        with source:
+            yield source
+
+
+@contextmanager
+def _reporting_damage(path: Path) -> Iterator[None]:
+    with _gdal_messages() as messages:
+        try:
+            yield
+        except RasterioError as error:
+            cause = _one_line(error.__cause__ or error)
+            raise UnreadableRasterError(f"{path}: its pixels cannot be read to the end ({cause})") from error
+    if messages:
+        raise UnreadableRasterError(f"{path}: its pixels cannot be read to the end ({messages[0]})")
+
+
+class _ThreadMessages(logging.Handler):
+    """Collects what GDAL logs in one thread."""
+
+    def __init__(self) -> None:
+        super().__init__(level=logging.WARNING)
+        self.thread = threading.get_ident()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self.thread:
+            self.messages.append(_one_line(record.getMessage()))
+
+
+@contextmanager
+def _gdal_messages() -> Iterator[list[str]]:
+    logger, handler = logging.getLogger("rasterio._env"), _ThreadMessages()
+    logger.addHandler(handler)
+    try:
+        yield handler.messages
+    finally:
+        logger.removeHandler(handler)
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())

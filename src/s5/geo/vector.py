@@ -1,0 +1,156 @@
+"""Polygons with attributes: written as GeoPackage, burnt into the grid of a raster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import numpy.typing as npt
+import pyogrio
+import rasterio.features
+from pyogrio.errors import DataSourceError
+from rasterio.transform import Affine
+from rasterio.warp import transform_bounds
+
+from s5.files import replacing
+from s5.geo.raster import RasterInfo
+from s5.types import Window
+
+VECTOR_SUFFIXES = frozenset({".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet"})
+
+
+class UnreadableVectorError(OSError):
+    """A vector file that cannot be read, or that does not fit the raster or the classes."""
+
+
+def write_polygons(
+    path: Path,
+    geometries: Sequence[Any],
+    attributes: Mapping[str, Sequence[Any]],
+    crs: str,
+    layer: str | None = None,
+) -> None:
+    """Write geometries with attributes as a GeoPackage, or as GeoParquet where `path` ends so; whole or not at all.
+
+    Args:
+        path: Ends in ``.gpkg``, ``.geojson``, ``.fgb`` or ``.parquet``.
+        geometries: Shapely geometries in `crs`.
+        attributes: Column name to values, one for each geometry.
+        crs: Such as ``"EPSG:32632"``, or WKT; empty for pixel coordinates.
+        layer: Name of the layer; the file's stem by default.
+    """
+    frame = geopandas.GeoDataFrame(dict(attributes), geometry=list(geometries), crs=crs or None)
+    with replacing(path) as temporary, _without_date():
+        if path.suffix == ".parquet":
+            frame.to_parquet(temporary)
+            return
+        # GDAL opens an existing GeoPackage instead of making it, and refuses the empty file that holds the place.
+        temporary.unlink()
+        pyogrio.write_dataframe(frame, temporary, layer=layer or path.stem)
+
+
+def rasterize(
+    path: Path,
+    *,
+    class_field: str,
+    classes: Sequence[str],
+    info: RasterInfo,
+    window: Window | None = None,
+    fill: int = 255,
+    layer: str | None = None,
+) -> npt.NDArray[np.uint8]:
+    """Burn the polygons of a vector file, in any CRS, into the grid of a raster.
+
+    A pixel takes the class of the polygon that covers its centre, and of the last in the file where several do.
+
+    Args:
+        path: GeoPackage, GeoJSON, FlatGeobuf, Shapefile or GeoParquet.
+        class_field: Attribute that holds a class name or a class index.
+        classes: Class names; the position is the value that is burnt.
+        info: The raster's grid. Without CRS, a vector file without CRS is taken to be in its pixel coordinates.
+        window: The part of the grid to burn; all of it by default.
+        fill: Value of pixels that no polygon covers.
+        layer: Layer to read; the first by default.
+
+    Returns:
+        uint8 [h, w].
+
+    Raises:
+        UnreadableVectorError: unreadable, no `class_field`, an unknown class, or a CRS on one side only.
+    """
+    window = window or Window(0, 0, info.height, info.width)
+    transform = Affine(*info.transform) @ Affine.translation(window.col, window.row)
+    frame = _read_inside(path, class_field, info, _bounds(transform, window), layer)
+    shapes = [
+        (geometry, _class_index(value, classes, path, class_field))
+        for geometry, value in zip(frame.geometry, frame[class_field], strict=True)
+        if geometry is not None and not geometry.is_empty
+    ]
+    mask = np.full((window.height, window.width), fill, dtype=np.uint8)
+    if shapes:
+        rasterio.features.rasterize(shapes, out=mask, transform=transform)
+    return mask
+
+
+@contextmanager
+def _without_date() -> Iterator[None]:
+    # A GeoPackage notes when it was written; with a fixed date, equal polygons are equal files.
+    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": "2000-01-01T00:00:00Z"})
+    try:
+        yield
+    finally:
+        pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": None})
+
+
+def _read_inside(
+    path: Path, class_field: str, info: RasterInfo, bounds: tuple[float, float, float, float], layer: str | None
+) -> Any:
+    try:
+        if path.suffix == ".parquet":
+            frame = geopandas.read_parquet(path)
+        else:
+            about = pyogrio.read_info(path, layer=layer)
+            inside = _into(bounds, info.crs, about["crs"])
+            frame = pyogrio.read_dataframe(path, layer=layer, bbox=inside, fid_as_index=True).sort_index()
+    except (DataSourceError, ValueError, OSError) as error:
+        raise UnreadableVectorError(f"{path}: cannot be read as a vector file ({error})") from error
+    if class_field not in frame.columns:
+        found = [name for name in frame.columns if name != frame.geometry.name]
+        raise UnreadableVectorError(f"{path}: has no attribute {class_field!r} (found {found}); correct 'class_field'")
+    if (frame.crs is None) != (not info.crs):
+        with_crs, without = ("raster", "vector file") if frame.crs is None else ("vector file", "raster")
+        raise UnreadableVectorError(f"{path}: the {with_crs} has a CRS and the {without} has none; give it one")
+    return frame if frame.crs is None else frame.to_crs(info.crs)
+
+
+def _bounds(transform: Affine, window: Window) -> tuple[float, float, float, float]:
+    corners = [transform @ (col, row) for col in (0, window.width) for row in (0, window.height)]
+    xs, ys = [x for x, _ in corners], [y for _, y in corners]
+    return min(xs), min(ys), max(xs), max(ys)
+
+
+def _into(
+    bounds: tuple[float, float, float, float], source: str, target: str | None
+) -> tuple[float, float, float, float] | None:
+    if not source or not target:
+        return bounds if not source and not target else None
+    # Straight edges bend when reprojected; the points along them keep the box around the window.
+    left, bottom, right, top = transform_bounds(source, target, *bounds, densify_pts=21)
+    return left, bottom, right, top
+
+
+def _class_index(value: Any, classes: Sequence[str], path: Path, class_field: str) -> int:
+    if isinstance(value, str) and value in classes:
+        return list(classes).index(value)
+    text = str(value).strip()
+    number = float(text) if text.replace(".", "", 1).lstrip("-").isdigit() else None
+    if number is not None and number.is_integer() and 0 <= number < len(classes):
+        return int(number)
+    raise UnreadableVectorError(
+        f"{path}: {class_field!r} holds {value!r}, which is neither one of the classes {list(classes)} nor an index "
+        f"in 0..{len(classes) - 1}; extend 'classes' or correct the attribute"
+    )

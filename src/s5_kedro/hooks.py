@@ -1,0 +1,153 @@
+"""What happens around a run: parameters checked, artefacts fingerprinted, everything tracked in MLflow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kedro.framework.context import KedroContext
+from kedro.framework.hooks import hook_impl
+from kedro.io import CatalogProtocol
+from kedro.pipeline import Pipeline
+from kedro.pipeline.node import Node
+
+from s5_kedro.datasets.atomic import FINGERPRINT, AtomicDataset
+from s5_kedro.fingerprints import Fingerprint, check_reused, expected_fingerprint
+from s5_kedro.parameters import GROUPS, PLAIN, check_names, config_of, flatten
+from s5_kedro.project import DEMO, find_card, project_root, set_project_root
+
+
+class ParameterHooks:
+    """Every parameter of a run is checked before anything is computed."""
+
+    @hook_impl(tryfirst=True)
+    def after_context_created(self, context: KedroContext) -> None:
+        set_project_root(Path(context.project_path))
+
+    @hook_impl(tryfirst=True)
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """Raises ValueError or FileNotFoundError, naming the key, before MLflow opens a run."""
+        parameters = catalog.load("parameters")
+        check_names(parameters, [*GROUPS, *PLAIN])
+        seed = parameters["seed"]
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise ValueError(f"seed: expected a whole number of at least 0, got {seed!r}")
+        if "params:dataset" in pipeline.inputs() and parameters["dataset"] != DEMO:
+            find_card(str(parameters["dataset"]))
+        taken = {name.removeprefix("params:").split(".")[0] for name in pipeline.inputs() if name.startswith("params:")}
+        for group in sorted(taken & set(GROUPS)):
+            config_of(group, parameters[group])
+
+
+class FingerprintHooks:
+    """Each artefact records what it was made from; one made from something else is not reused."""
+
+    def __init__(self) -> None:
+        self._catalog: CatalogProtocol | None = None
+        self._made: dict[str, Fingerprint] = {}
+
+    @hook_impl(tryfirst=True)
+    def before_pipeline_run(self, run_params: Mapping[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """Raises ValueError where an existing artefact does not belong to this run."""
+        self._catalog, self._made = catalog, {}
+        given = flatten(run_params.get("runtime_params") or {})
+        check_reused(pipeline, catalog, only_missing=bool(run_params.get("only_missing_outputs")), given=given)
+
+    @hook_impl
+    def before_node_run(self, node: Node, catalog: CatalogProtocol) -> None:
+        fingerprint = expected_fingerprint(node, catalog, self._made)
+        self._made.update(dict.fromkeys(node.outputs, fingerprint))
+
+    @hook_impl
+    def before_dataset_saved(self, dataset_name: str) -> None:
+        """The fingerprint is there first: an artefact that exists is never without one."""
+        from s5.files import write_json
+
+        dataset = self._catalog.get(dataset_name) if self._catalog is not None else None
+        if isinstance(dataset, AtomicDataset) and dataset_name in self._made:
+            write_json(dataset.saving_folder / FINGERPRINT, self._made[dataset_name].to_dict())
+
+
+class TrackingHooks:
+    """One MLflow run a command: tags, artefacts, and how it ended. kedro-mlflow opens it and logs the parameters."""
+
+    def __init__(self) -> None:
+        self._context: Any = None
+        self._open_run: Any = None
+        self._run_id: str | None = None
+
+    @hook_impl(tryfirst=True)
+    def after_context_created(self, context: KedroContext) -> None:
+        """MLflow's store lies in the project, wherever the command is typed."""
+        self._context = context
+        config = context.config_loader["mlflow"]
+        server = config.setdefault("server", {})
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or server.get("mlflow_tracking_uri") or "sqlite:///mlflow.db"
+        name = uri.removeprefix("sqlite:///")
+        if uri.startswith("sqlite:///") and not Path(name).is_absolute():
+            uri = f"sqlite:///{Path(context.project_path) / name}"
+        server["mlflow_tracking_uri"] = uri
+        context.config_loader["mlflow"] = config
+
+    @hook_impl(tryfirst=True, specname="before_pipeline_run")
+    def continue_run(self, run_params: Mapping[str, Any], catalog: CatalogProtocol) -> None:
+        """The same command, killed before, goes on in its MLflow run."""
+        from s5_kedro.tracking import OpenRun
+
+        ours = {key: value for key, value in run_params.items() if key not in ("run_id", "only_missing_outputs")}
+        self._run_id = None
+        self._open_run = OpenRun(project_root(), {**ours, "parameters": catalog.load("parameters")})
+        run = self._context.mlflow.tracking.run
+        run.id = run.id or os.environ.get("MLFLOW_RUN_ID") or self._open_run.run_id()
+
+    @hook_impl(trylast=True)
+    def before_pipeline_run(self, catalog: CatalogProtocol) -> None:
+        import mlflow
+
+        from s5_kedro.tracking import git_revision
+
+        active = mlflow.active_run()
+        if active is None:
+            return
+        self._run_id = active.info.run_id
+        self._open_run.open(self._run_id)
+        dataset, seed = catalog.load("params:dataset"), catalog.load("params:seed")
+        mlflow.set_tags({"dataset": _name_of(dataset), "seed": seed, "git_revision": git_revision(project_root())})
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, node: Node) -> None:  # noqa: ARG002 - Kedro's signature
+        """Plots, reports, scores and model pointers, without the tables that grow with the data."""
+        import mlflow
+
+        catalog = _catalog_of(self)
+        dataset = catalog.get(dataset_name) if catalog is not None else None
+        if isinstance(dataset, AtomicDataset) and dataset.path.suffix in _ARTIFACTS and mlflow.active_run():
+            mlflow.log_artifact(str(dataset.path), artifact_path=dataset.path.parents[2].name)
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        if self._open_run is not None:
+            self._open_run.close()
+
+    @hook_impl(trylast=True)
+    def on_pipeline_error(self, error: Exception) -> None:
+        """kedro-mlflow has ended the run as FAILED; one that the user stopped was KILLED."""
+        if self._run_id is not None and type(error).__name__ == "Interrupted":
+            import mlflow
+
+            mlflow.MlflowClient().set_terminated(self._run_id, "KILLED")
+
+
+_ARTIFACTS = {".png", ".html", ".json"}
+
+
+def _name_of(dataset: str) -> str:
+    """The name that a dataset card gives itself."""
+    import yaml
+
+    if dataset == DEMO:
+        return DEMO
+    card = yaml.safe_load(find_card(str(dataset)).read_text(encoding="utf-8"))
+    return str(card.get("name", dataset)) if isinstance(card, Mapping) else str(dataset)

@@ -1,0 +1,105 @@
+"""Metrics, artefacts and the life of a run in MLflow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from s5.files import write_json
+
+_log = logging.getLogger(__name__)
+
+
+class MetricsLog:
+    """A `LogFn` of the library that writes to the active MLflow run as `<prefix>.<metric>`.
+
+    A resumed run replays steps: those up to the last one in MLflow are left out, so that no history doubles.
+    Without an active run nothing is written.
+
+    Args:
+        prefix: Such as `s4p`.
+    """
+
+    def __init__(self, prefix: str):
+        self.prefix = prefix
+        self._last: dict[str, int] = {}
+
+    def __call__(self, metrics: Mapping[str, float], step: int) -> None:
+        import mlflow
+
+        if mlflow.active_run() is None:
+            return
+        finite = {f"{self.prefix}.{key}": float(value) for key, value in metrics.items() if _is_number(value)}
+        new = {key: value for key, value in finite.items() if step > self._last_step(key)}
+        if new:
+            mlflow.log_metrics(new, step=step)
+            self._last.update(dict.fromkeys(new, step))
+
+    def catch_up(self, history: Iterable[Mapping[str, Any]]) -> None:
+        """Log the steps of a history that were not logged as they were made: those of an earlier, killed run."""
+        for row in history:
+            self({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
+
+    def _last_step(self, key: str) -> int:
+        if key not in self._last:
+            import mlflow
+
+            run = mlflow.active_run()
+            logged = mlflow.MlflowClient().get_metric_history(run.info.run_id, key) if run else []
+            self._last[key] = max((metric.step for metric in logged), default=-1)
+        return self._last[key]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def git_revision(project: Path) -> str:
+    """The project's git commit, with `-dirty` where files differ from it; `unknown` without git."""
+    command = ["git", "-C", str(project), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+class OpenRun:
+    """Which MLflow run a command belongs to until it is through, so that the same command continues it.
+
+    Args:
+        project: The project folder.
+        settings: What makes two commands the same: pipelines, environment, parameters, slice.
+    """
+
+    def __init__(self, project: Path, settings: Mapping[str, Any]):
+        text = json.dumps(settings, sort_keys=True, default=str)
+        self._path = project / "mlartifacts" / "open" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+
+    def run_id(self) -> str | None:
+        """The run left open by an earlier, unfinished command, if MLflow still has it."""
+        import mlflow
+
+        if not self._path.is_file():
+            return None
+        run_id = str(json.loads(self._path.read_text(encoding="utf-8"))["run_id"])
+        try:
+            run = mlflow.MlflowClient().get_run(run_id)
+        except mlflow.MlflowException:
+            return None
+        if run.info.status == "FINISHED" or run.info.lifecycle_stage != "active":
+            return None
+        _log.info("Continuing MLflow run %s of the same, unfinished command", run_id)
+        return run_id
+
+    def open(self, run_id: str) -> None:
+        write_json(self._path, {"run_id": run_id})
+
+    def close(self) -> None:
+        self._path.unlink(missing_ok=True)
