@@ -192,16 +192,24 @@ def card_fingerprint(dataset: str) -> dict[str, str]:
     return {"path": str(path), "text": _hash_bytes(path.read_bytes()), "files": _listing(path)}
 
 
-def _listing(card: Path) -> str:
-    from s5.data.card import card_files
+def _listing(path: Path) -> str:
+    from s5.data.card import load_card
+    from s5.data.listing import list_split
 
-    entries = []
-    for path in card_files(card):
-        status = path.stat()
-        # Relative, so that a moved folder is the same dataset.
-        name = path.relative_to(card.parent) if path.is_relative_to(card.parent) else path
-        entries.append([str(name), status.st_size, status.st_mtime_ns])
-    return _hash(entries)
+    card, files = load_card(path), set()
+    for source in card.splits.values():
+        entries, rejected = list_split(card, source)
+        files.update(file for entry in entries for file in (entry.image, entry.mask))
+        files.update([*(reject.path for reject in rejected), source.list_file, source.boxes])
+    return _hash([_file_state(card, file) for file in sorted(files - {None})])
+
+
+def _file_state(card: Any, file: Path) -> list[Any]:
+    # The path as seen from the card, so that a moved folder is the same dataset.
+    if not file.is_file():
+        return [card.shown(file)]
+    status = file.stat()
+    return [card.shown(file), status.st_size, status.st_mtime_ns]
 
 
 def _dataset(catalog: CatalogProtocol, name: str) -> Any:

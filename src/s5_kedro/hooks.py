@@ -75,6 +75,7 @@ class TrackingHooks:
 
     def __init__(self) -> None:
         self._context: Any = None
+        self._catalog: CatalogProtocol | None = None
         self._open_run: Any = None
         self._run_id: str | None = None
 
@@ -97,7 +98,7 @@ class TrackingHooks:
         from s5_kedro.tracking import OpenRun
 
         ours = {key: value for key, value in run_params.items() if key not in ("run_id", "only_missing_outputs")}
-        self._run_id = None
+        self._run_id, self._catalog = None, catalog
         self._open_run = OpenRun(project_root(), {**ours, "parameters": catalog.load("parameters")})
         run = self._context.mlflow.tracking.run
         run.id = run.id or os.environ.get("MLFLOW_RUN_ID") or self._open_run.run_id()
@@ -117,12 +118,11 @@ class TrackingHooks:
         mlflow.set_tags({"dataset": _name_of(dataset), "seed": seed, "git_revision": git_revision(project_root())})
 
     @hook_impl
-    def after_dataset_saved(self, dataset_name: str, node: Node) -> None:  # noqa: ARG002 - Kedro's signature
+    def after_dataset_saved(self, dataset_name: str) -> None:
         """Plots, reports, scores and model pointers, without the tables that grow with the data."""
         import mlflow
 
-        catalog = _catalog_of(self)
-        dataset = catalog.get(dataset_name) if catalog is not None else None
+        dataset = self._catalog.get(dataset_name) if self._catalog is not None else None
         if isinstance(dataset, AtomicDataset) and dataset.path.suffix in _ARTIFACTS and mlflow.active_run():
             mlflow.log_artifact(str(dataset.path), artifact_path=dataset.path.parents[2].name)
 

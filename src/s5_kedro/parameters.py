@@ -25,6 +25,8 @@ GROUPS = {
     "evaluation": "s5_kedro.pipelines.evaluation.config:EvaluationConfig",
 }
 PLAIN = ("dataset", "seed")
+# Fields that a node fills from `seed` and `compute`: they are no parameters of the group itself.
+_FROM_NODES: dict[str, Any] = {"seed": 0, "device": "auto", "precision": "auto", "threads": 0}
 
 
 def configure(cls: type[T], values: Mapping[str, Any], group: str, **extra: Any) -> T:
@@ -41,9 +43,10 @@ def configure(cls: type[T], values: Mapping[str, Any], group: str, **extra: Any)
     """
     if not isinstance(values, Mapping):
         raise ValueError(f"{group}: expected a group of parameters such as {group}.key=value, got {values!r}")
-    known = [field.name for field in fields(cls) if field.name not in extra]  # type: ignore[arg-type]
-    check_names(values, known, prefix=f"{group}.")
     hints = get_type_hints(cls)
+    known = [field.name for field in fields(cls) if field.name not in extra]  # type: ignore[arg-type]
+    nested = {f"{name}.{f.name}" for name in known if is_dataclass(hints[name]) for f in fields(hints[name])}
+    check_names(values, known, prefix=f"{group}.", nested=nested)
     converted = {key: _convert(hints[key], value, f"{group}.{key}") for key, value in values.items()}
     required = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}  # type: ignore[arg-type]
     missing = sorted(required - set(converted) - set(extra))
@@ -52,11 +55,20 @@ def configure(cls: type[T], values: Mapping[str, Any], group: str, **extra: Any)
     try:
         return cls(**converted, **extra)
     except ValueError as error:
-        named = str(error) if str(error).startswith(group) else f"{group}: {error}"
-        raise ValueError(named) from error
+        raise ValueError(_with_group(str(error), group, known)) from error
 
 
-def check_names(names: Iterable[str], known: Iterable[str], *, prefix: str = "") -> None:
+def _with_group(message: str, group: str, known: list[str]) -> str:
+    """A config names its own field (`lr: ...` or `optimizer.lr: ...`); the user gave `s4p.optimizer.lr`."""
+    if message.startswith(group):
+        return message
+    tail = group.rpartition(".")[2]
+    if message.startswith(f"{tail}."):
+        return group.removesuffix(tail) + message
+    return f"{group}.{message}" if message.split(":")[0].split(".")[0] in known else f"{group}: {message}"
+
+
+def check_names(names: Iterable[str], known: Iterable[str], *, prefix: str = "", nested: Iterable[str] = ()) -> None:
     """Refuse a name that is not known, naming the nearest one.
 
     Raises:
@@ -65,7 +77,8 @@ def check_names(names: Iterable[str], known: Iterable[str], *, prefix: str = "")
     known = sorted(known)
     for name in names:
         if name not in known:
-            near = get_close_matches(str(name), known, n=2, cutoff=0.5)
+            deeper = [n for n in sorted(nested) if n.rpartition(".")[2] == name]
+            near = deeper or get_close_matches(str(name), known, n=2, cutoff=0.5)
             hint = f"did you mean {' or '.join(prefix + n for n in near)}? " if near else ""
             raise ValueError(f"{prefix}{name}: there is no such parameter; {hint}known are {', '.join(known)}")
 
@@ -73,10 +86,11 @@ def check_names(names: Iterable[str], known: Iterable[str], *, prefix: str = "")
 def config_of(group: str, values: Mapping[str, Any]) -> Any:
     """The checked config of a parameter group of the registry `GROUPS`."""
     module, _, name = GROUPS[group].partition(":")
-    # The seed is a parameter of its own; a config that holds it gets it from the node.
     cls = getattr(import_module(module), name)
-    extra = {"seed": 0} if any(field.name == "seed" for field in fields(cls)) else {}
-    return configure(cls, values, group, **extra)
+    names = {field.name for field in fields(cls)} if group != "compute" else set()
+    if group == "supervised" and values.get("steps") in (None, "null"):
+        values = {key: value for key, value in values.items() if key != "steps"}  # the node works out the fair budget
+    return configure(cls, values, group, **{key: value for key, value in _FROM_NODES.items() if key in names})
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

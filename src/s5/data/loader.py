@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -161,6 +162,13 @@ class SegmentationData:
                 f"(first: {missing[0]!r}); the pool was made from other data: run diversity_sampling again"
             )
         return self._reader(rows.loc[list(tile_ids)].reset_index(drop=True))
+
+    def fingerprint(self) -> str:
+        """A hash of everything in the data that a training run depends on but pixel values."""
+        columns = ["tile_id", "split", "image", "mask", "row", "col", "height", "width"]
+        digest = hashlib.sha256(self.manifest[columns].to_csv(index=False).encode())
+        digest.update(repr((self.statistics, self.labels, self.tile_size)).encode())
+        return digest.hexdigest()[:16]
 
     def _reader(self, rows: pd.DataFrame) -> TileReader:
         from s5.data.tiles import TileReader

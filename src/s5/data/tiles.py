@@ -71,7 +71,7 @@ class TileReader:
         from s5.geo.raster import read_window  # s5.data is imported on machines without rasterio
 
         window = Window(*(int(v) for v in self._windows[index]))
-        image, valid = read_window(Path(self._images[index]), window, size=self.size)
+        image, valid = read_window(Path(self._images[index]), window, size=self.size, bands=self.bands)
         if image.shape[0] != self.bands:
             raise ValueError(f"{self._images[index]}: has {image.shape[0]} bands, expected {self.bands}; ingest again")
         image[:, ~valid] = 0

@@ -32,8 +32,12 @@ class Normalizer:
         """Scaled [B, C, H, W] to zero mean and unit variance over the dataset."""
         return (scaled - self._mean) / self._std
 
+    def ready(self, scaled: torch.Tensor) -> torch.Tensor:
+        """Scaled [B, C, H, W] to what a network takes: standardised, channels last."""
+        return self.standardize(scaled).contiguous(memory_format=torch.channels_last)
+
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        return self.standardize(self.scale(images)).contiguous(memory_format=torch.channels_last)
+        return self.ready(self.scale(images))
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ def augment_photometry(images: torch.Tensor, config: PhotometryConfig, generator
     Args:
         images: Float [B, C, H, W] around [0, 1].
     """
-    batch, bands = images.shape[:2]
+    batch = len(images)
     matrix, offset = _draw_colour(images, config, generator)
     images = torch.einsum("bij,bjhw->bihw", matrix, images) + offset[:, :, None, None]
     images = images.clamp(0.0, 1.0)
@@ -158,6 +162,16 @@ def augment_photometry(images: torch.Tensor, config: PhotometryConfig, generator
         return images
     where = blurred.to(images.device)
     return images.index_copy(0, where, gaussian_blur(images[where], sigma[blurred].to(images.device)))
+
+
+def augment_some(
+    images: torch.Tensor, config: PhotometryConfig, probability: float, generator: torch.Generator
+) -> torch.Tensor:
+    """`augment_photometry` for each image with this probability; the others are left as they are."""
+    if probability == 0:
+        return images
+    chosen = (torch.rand(len(images), generator=generator) < probability).to(images.device)
+    return torch.where(chosen[:, None, None, None], augment_photometry(images, config, generator), images)
 
 
 def _draw_colour(
@@ -197,7 +211,8 @@ def _hue_rotation(angle: torch.Tensor) -> torch.Tensor:
     turn[:, 0, 0] = 1
     turn[:, 1, 1] = turn[:, 2, 2] = angle.cos()
     turn[:, 2, 1], turn[:, 1, 2] = angle.sin(), -angle.sin()
-    return torch.linalg.inv(to_yiq) @ turn @ to_yiq
+    rotation: torch.Tensor = torch.linalg.inv(to_yiq) @ turn @ to_yiq
+    return rotation
 
 
 def gaussian_blur(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import threading
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,27 +14,17 @@ import numpy.typing as npt
 import rasterio
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError, RasterioIOError
+from rasterio.errors import CRSError, RasterioError, RasterioIOError
 from rasterio.transform import Affine
 from rasterio.windows import Window as RasterioWindow
 
 from s5.files import replacing
+from s5.geo.gdal import gdal, gdal_messages, one_line
 from s5.types import Window
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 """The transform of a raster that lies nowhere."""
 
-_GDAL_OPTIONS = {
-    # Do not list a folder of a million tiles for every file in it; world files and .aux.xml are still found.
-    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
-    # A truncated JPEG is a mere warning of libjpeg, and the rest of it is grey.
-    "GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE",
-    # The quick way to read a PNG notices no truncation: what is missing is whatever lay in memory (GDAL 3.10).
-    "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
-}
-# GDAL's own default is 5 % of the memory of the machine, which a run over scenes would fill. Read once by GDAL, and
-# not an option above: rasterio.Env puts the default back for all threads when it ends in one.
-os.environ.setdefault("GDAL_CACHEMAX", "64")
 _BLOCK = 256
 
 
@@ -80,7 +66,7 @@ def describe(path: Path) -> RasterInfo:
 
 
 def read_window(
-    path: Path, window: Window | None = None, *, size: int | None = None
+    path: Path, window: Window | None = None, *, size: int | None = None, bands: int | None = None
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """Read a window of a raster and which of its pixels hold data.
 
@@ -91,26 +77,28 @@ def read_window(
         path: Anything rasterio opens.
         window: Pixels to read; all of them by default.
         size: Pad at the bottom and right to this height and width, with zeros that hold no data.
+        bands: How many bands are expected. Where that counts an alpha band too, it is read as data: GDAL calls the
+            near infrared of a four-band GeoTIFF of bytes alpha.
 
     Returns:
-        The bands [C, h, w] in the raster's dtype, without alpha, and bool [h, w], true where there is data.
+        The bands [C, h, w] in the raster's dtype, and bool [h, w], true where there is data.
 
     Raises:
         UnreadableRasterError: the pixels cannot be read, or the file ends before them.
         ValueError: the window is larger than `size` or leaves the raster.
     """
     with _open(path) as source, _reporting_damage(path):
-        return _read(source, path, window, size)
+        return _read(source, path, window, size, bands)
 
 
 def read_windows(
-    path: Path, windows: Iterable[Window]
+    path: Path, windows: Iterable[Window], *, bands: int | None = None
 ) -> Iterator[tuple[Window, npt.NDArray[Any], npt.NDArray[np.bool_]]]:
     """`read_window` for many windows of one raster, opening it once."""
     with _open(path) as source:
         for window in windows:
             with _reporting_damage(path):
-                image, valid = _read(source, path, window, None)
+                image, valid = _read(source, path, window, None, bands)
             yield window, image, valid
 
 
@@ -187,13 +175,15 @@ def write_blocks(
         "driver": "GTiff", "height": info.height, "width": info.width, "count": info.bands, "dtype": info.dtype,
         "nodata": info.nodata, "compress": compress, "BIGTIFF": "IF_SAFER",
     }  # fmt: skip
+    if info.bands > 3:
+        profile["photometric"] = "MINISBLACK"  # otherwise GDAL calls the fourth band of bytes alpha
     if info.crs:
         profile["crs"] = CRS.from_user_input(info.crs)
     if info.transform != IDENTITY:
         profile["transform"] = Affine(*info.transform)
     if tiled if tiled is not None else min(info.height, info.width) >= _BLOCK:
         profile |= {"tiled": True, "blockxsize": _BLOCK, "blockysize": _BLOCK}
-    with replacing(path) as temporary, _gdal(), _gdal_messages() as messages:
+    with replacing(path) as temporary, gdal(), gdal_messages() as messages:
         try:
             with rasterio.open(temporary, "w", **profile) as target:
                 for number, name in enumerate(band_names, start=1):
@@ -242,7 +232,7 @@ def _describe(source: Any) -> RasterInfo:
 
 
 def _read(
-    source: Any, path: Path, window: Window | None, size: int | None
+    source: Any, path: Path, window: Window | None, size: int | None, expected: int | None
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     window = window or Window(0, 0, source.height, source.width)
     if window.row + window.height > source.height or window.col + window.width > source.width:
@@ -250,26 +240,28 @@ def _read(
     if size is not None and max(window.height, window.width) > size:
         raise ValueError(f"{path}: {window} is larger than the {size} pixels it is to fill; read smaller windows")
     at = _rasterio_window(window)
-    bands = [i for i, kind in enumerate(source.colorinterp, start=1) if kind != ColorInterp.alpha]
+    alpha_is_data = expected == source.count
+    bands = [i for i, kind in enumerate(source.colorinterp, start=1) if alpha_is_data or kind != ColorInterp.alpha]
     image = source.read(bands, window=at)
-    valid = _valid(source, image, at)
+    valid = _valid(source, image, at, alpha_is_data)
     if size is None or (window.height, window.width) == (size, size):
         return image, valid
     bottom, right = size - window.height, size - window.width
     return np.pad(image, ((0, 0), (0, bottom), (0, right))), np.pad(valid, ((0, bottom), (0, right)))
 
 
-def _valid(source: Any, image: npt.NDArray[Any], at: Any) -> npt.NDArray[np.bool_]:
-    height, width = image.shape[1:]
-    flags = [flag for band in source.mask_flag_enums for flag in band]
-    if all(flag == MaskFlags.all_valid for flag in flags):
-        valid = np.ones((height, width), dtype=np.bool_)
+def _valid(source: Any, image: npt.NDArray[Any], at: Any, alpha_is_data: bool) -> npt.NDArray[np.bool_]:
+    flags = {flag for band in source.mask_flag_enums for flag in band}
+    if MaskFlags.per_dataset in flags and not (alpha_is_data and MaskFlags.alpha in flags):
+        valid: npt.NDArray[np.bool_] = source.dataset_mask(window=at).astype(np.bool_)
     else:
-        valid = source.dataset_mask(window=at).astype(np.bool_)
-    if image.dtype.kind == "f":
+        valid = np.ones(image.shape[1:], dtype=np.bool_)
+    is_float = image.dtype.kind == "f"
+    if is_float:
         valid &= np.isfinite(image).all(axis=0)
-        if source.nodata is not None and not np.isnan(source.nodata):
-            valid &= (image != np.asarray(source.nodata, dtype=image.dtype)).all(axis=0)
+    if source.nodata is not None and not np.isnan(source.nodata):
+        has_data = image != np.float64(source.nodata).astype(image.dtype)
+        valid &= has_data.all(axis=0) if is_float else has_data.any(axis=0)
     return valid
 
 
@@ -285,60 +277,23 @@ def _rasterio_window(window: Window) -> Any:
 
 
 @contextmanager
-def _gdal() -> Iterator[None]:
-    # Plain PNG and JPEG tiles have no place on Earth, and S5 does not need one. catch_warnings is not safe in
-    # threads, hence a filter for this one category; pytest takes filters away between tests, hence the look.
-    if ("ignore", None, NotGeoreferencedWarning, None, 0) not in warnings.filters:
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-    with rasterio.Env(**_GDAL_OPTIONS):
-        yield
-
-
-@contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    with _gdal():
+    with gdal():
         try:
             source = rasterio.open(path, sharing=False)
         except RasterioError as error:
-            raise UnreadableRasterError(f"{path}: cannot be opened as a raster ({_one_line(error)})") from error
+            raise UnreadableRasterError(f"{path}: cannot be opened as a raster ({one_line(error)})") from error
         with source:
             yield source
 
 
 @contextmanager
 def _reporting_damage(path: Path) -> Iterator[None]:
-    with _gdal_messages() as messages:
+    with gdal_messages() as messages:
         try:
             yield
         except RasterioError as error:
-            cause = _one_line(error.__cause__ or error)
+            cause = one_line(error.__cause__ or error)
             raise UnreadableRasterError(f"{path}: its pixels cannot be read to the end ({cause})") from error
     if messages:
         raise UnreadableRasterError(f"{path}: its pixels cannot be read to the end ({messages[0]})")
-
-
-class _ThreadMessages(logging.Handler):
-    """Collects what GDAL logs in one thread."""
-
-    def __init__(self) -> None:
-        super().__init__(level=logging.WARNING)
-        self.thread = threading.get_ident()
-        self.messages: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if record.thread == self.thread:
-            self.messages.append(_one_line(record.getMessage()))
-
-
-@contextmanager
-def _gdal_messages() -> Iterator[list[str]]:
-    logger, handler = logging.getLogger("rasterio._env"), _ThreadMessages()
-    logger.addHandler(handler)
-    try:
-        yield handler.messages
-    finally:
-        logger.removeHandler(handler)
-
-
-def _one_line(message: object) -> str:
-    return " ".join(str(message).split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pyogrio
 import rasterio.features
-from pyogrio.errors import DataSourceError
+from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 from rasterio.transform import Affine
 from rasterio.warp import transform_bounds
 
@@ -111,12 +112,12 @@ def _read_inside(
 ) -> Any:
     try:
         if path.suffix == ".parquet":
-            frame = geopandas.read_parquet(path)
+            frame = _parquet(path, path.stat().st_mtime_ns)
         else:
             about = pyogrio.read_info(path, layer=layer)
             inside = _into(bounds, info.crs, about["crs"])
             frame = pyogrio.read_dataframe(path, layer=layer, bbox=inside, fid_as_index=True).sort_index()
-    except (DataSourceError, ValueError, OSError) as error:
+    except (DataSourceError, DataLayerError, FeatureError, ValueError, OSError) as error:
         raise UnreadableVectorError(f"{path}: cannot be read as a vector file ({error})") from error
     if class_field not in frame.columns:
         found = [name for name in frame.columns if name != frame.geometry.name]
@@ -125,6 +126,12 @@ def _read_inside(
         with_crs, without = ("raster", "vector file") if frame.crs is None else ("vector file", "raster")
         raise UnreadableVectorError(f"{path}: the {with_crs} has a CRS and the {without} has none; give it one")
     return frame if frame.crs is None else frame.to_crs(info.crs)
+
+
+@lru_cache(maxsize=2)
+def _parquet(path: Path, mtime_ns: int) -> Any:  # noqa: ARG001 the time is there for the cache
+    # Read whole, unlike the others, and wanted again for every image that it covers.
+    return geopandas.read_parquet(path)
 
 
 def _bounds(transform: Affine, window: Window) -> tuple[float, float, float, float]:

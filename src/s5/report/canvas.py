@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,7 +16,7 @@ from PIL import Image
 from s5.report.palette import GRID, INK, MUTED
 
 Picture = Figure | bytes | Path | NDArray[np.uint8]
-"""What can stand in a report as a picture: a figure, an encoded PNG or JPEG, a path to one, or pixels [H, W, 3 or 4]."""
+"""What can stand in a report as a picture: a figure, an encoded PNG or JPEG, a path to one, or pixels [H, W, 3]."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -72,7 +73,7 @@ def encode(picture: Picture) -> tuple[str, bytes]:
         return _mime_of(picture), picture
     pixels = _pixels(picture) if isinstance(picture, Figure) else picture
     image = Image.fromarray(pixels).convert("RGB")
-    png = _save(image, "PNG", optimize=True)
+    png = _save(image, "PNG")
     jpeg = _save(image, "JPEG", quality=88, subsampling=0)
     return ("image/jpeg", jpeg) if len(jpeg) < 0.5 * len(png) else ("image/png", png)
 
@@ -84,9 +85,9 @@ def picture_size(content: bytes) -> tuple[int, int]:
 
 
 def _pixels(figure: Figure) -> NDArray[np.uint8]:
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)  # matplotlib annotates neither of the two calls
     canvas.draw()
-    return np.asarray(canvas.buffer_rgba()).copy()
+    return np.asarray(canvas.buffer_rgba(), dtype=np.uint8).copy()
 
 
 def _save(image: Image.Image, form: str, **options: object) -> bytes:

@@ -49,7 +49,8 @@ def row_percent(counts: ArrayLike, num_classes: int) -> NDArray[np.float64]:
     if matrix.shape != (num_classes, num_classes):
         raise ValueError(f"confusion matrix: expected {num_classes} x {num_classes} counts, got shape {matrix.shape}")
     totals = matrix.sum(axis=1, keepdims=True)
-    return np.divide(matrix * 100.0, totals, out=np.full_like(matrix, np.nan), where=totals > 0)
+    shares: NDArray[np.float64] = np.divide(matrix * 100.0, totals, out=np.full_like(matrix, np.nan), where=totals > 0)
+    return shares
 
 
 def _draw(axes: Axes, name: str, share: NDArray[np.float64], classes: Sequence[str], *, first: bool) -> None:

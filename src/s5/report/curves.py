@@ -72,8 +72,8 @@ def _known(frame: pd.DataFrame, column: str) -> tuple[NDArray[np.float64], NDArr
 
 
 def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Running median over about a fortieth of the run: it follows steps of the curve and ignores single outliers."""
-    width = max(3, len(values) // 40) | 1
+    """Running median over about a twentieth of the run: it follows steps of the curve and ignores single outliers."""
+    width = max(3, len(values) // 20) | 1
     smoothed = pd.Series(values).rolling(width, center=True, min_periods=1).median()
     return smoothed.to_numpy(dtype=np.float64)
 

@@ -25,7 +25,8 @@ def display_rgb(
 
     Red, green and blue are found by band name where `statistics` names them, else the first three bands are taken;
     one band gives grey. 8-bit images are shown as they are. Others are stretched over `low`..`high`, else over 2.5
-    standard deviations around the data set's mean, so that tiles can be compared, else over their own 2nd to 98th percentile.
+    standard deviations around the data set's mean, so that tiles can be compared, else over their own 2nd to
+    98th percentile.
 
     Args:
         image_CHW: [C, H, W], any real dtype, raw units.

@@ -52,7 +52,7 @@ def plot_gallery(
     *,
     statistics: BandStatistics | None = None,
 ) -> Figure:
-    """A row a tile: image, truth and a column a model, with each prediction's pixel accuracy and a legend of the classes.
+    """A row a tile: image, truth and a column a model with its pixel accuracy; a legend of the classes below.
 
     Pixels that are ignored or nodata are grey in the image, the truth and the predictions alike.
 
@@ -72,9 +72,10 @@ def plot_gallery(
         _draw_row(axes, row, labels, model_names, colors, statistics)
     for axes, name in zip(grid[0], columns, strict=True):
         axes.set_title(name, fontsize=11, fontweight="bold", color=INK)
-    handles = [Patch(facecolor=c, edgecolor="#6B7280", linewidth=0.5, label=n) for n, c in zip(labels.classes, colors, strict=True)]
-    handles.append(Patch(facecolor=IGNORED, edgecolor="#6B7280", linewidth=0.5, label="ignored / no data"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 2 * len(columns)), fontsize=9, frameon=False)
+    named = [*zip(labels.classes, colors, strict=True), ("ignored / no data", IGNORED)]
+    handles = [Patch(facecolor=color, edgecolor=MUTED, linewidth=0.5, label=name) for name, color in named]
+    across = min(len(handles), 2 * len(columns))
+    figure.legend(handles=handles, loc="outside lower center", ncols=across, fontsize=9, frameon=False)
     return figure
 
 
@@ -132,24 +133,25 @@ def gallery_rows(
         statistics: By which the networks' inputs are normalised.
         labels: The classes.
         num_tiles: How many rows.
-        compute: Device; CPU where not given.
+        compute: Device and precision.
     """
     import torch
 
     from s5.data.loader import read_batch
     from s5.data.transforms import Normalizer
+    from s5.engine.compute import ComputeConfig, resolve_compute
 
-    device = torch.device("cpu") if compute is None else compute.torch_device()
+    resolved = resolve_compute(compute or ComputeConfig())
     chosen = choose_tiles(reader, labels, num_tiles)
     if not chosen:
         return []
     batch = read_batch(reader, chosen)
-    inputs = Normalizer(statistics, device)(batch.images.to(device))
+    inputs = Normalizer(statistics, resolved.device)(batch.images.to(resolved.device))
     predictions: dict[str, NDArray[Any]] = {}
-    with torch.inference_mode():
+    with torch.inference_mode(), resolved.autocast():
         for name, model in models.items():
             network: Any = model
-            network.to(device).eval()
+            network.to(resolved.device).eval()
             predictions[name] = torch.cat([network(x[None]).argmax(1) for x in inputs]).cpu().numpy().astype(np.uint8)
     names = list(getattr(reader, "tile_ids", []))
     return [

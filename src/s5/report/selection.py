@@ -56,9 +56,7 @@ def plot_selection(
     if scores.empty:
         return empty_figure("No unlabelled tile was scored")
     shown = _pick_examples(pool, clusters, dropped, example_clusters, examples)
-    pictures = read_thumbnails(
-        manifest, [e.tile_id for row in shown.values() for e in row], statistics=statistics
-    )
+    pictures = read_thumbnails(manifest, [e.tile_id for row in shown.values() for e in row], statistics=statistics)
     bars = min(len(clusters), _MOST_BARS)
     heights = [max(3.0, 0.9 + 0.21 * bars), *([0.4 + 1.55 * len(shown)] if shown else [])]
     figure = new_figure(12.0, sum(heights))
@@ -95,7 +93,7 @@ def _draw_clusters(axes: Axes, clusters: pd.DataFrame) -> None:
     axes.barh(places, filled, color=_KEPT, height=0.7)
     axes.vlines(quotas, places - 0.45, places + 0.45, color=INK, linewidth=2)
     end = max(float(filled.max(initial=0)), float(quotas.max(initial=0)), 1.0)
-    for place, row in zip(places, largest.to_dict("records"), strict=True):
+    for place, row in zip(places.tolist(), largest.to_dict("records"), strict=True):
         said = f"{int(row['filled'])} of {int(row['candidates'])} candidates"
         if row.get("duplicates"):
             said += f", {int(row['duplicates'])} near duplicates"
@@ -104,7 +102,8 @@ def _draw_clusters(axes: Axes, clusters: pd.DataFrame) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, end * 1.42)
     left_out = len(clusters) - len(largest)
-    title = "Quota and fill of each cluster" + (f" (the {_MOST_BARS} largest, {left_out} not shown)" if left_out else "")
+    more = f" (the {_MOST_BARS} largest, {left_out} not shown)" if left_out else ""
+    title = f"Quota and fill of each cluster{more}"
     style_axes(axes, title, xlabel="tiles", ylabel="cluster")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=False, axis="y")
@@ -118,7 +117,7 @@ def _draw_clusters(axes: Axes, clusters: pd.DataFrame) -> None:
 def _pick_examples(
     pool: pd.DataFrame, clusters: pd.DataFrame, dropped: pd.DataFrame, num_clusters: int, count: int
 ) -> dict[int, list[_Example]]:
-    """For the clusters with the largest quota: tiles over the whole range of entropies, and one of each reason first."""
+    """For the clusters with the largest quota: tiles over the whole range of entropies, and every reason."""
     largest = clusters.sort_values(["quota", "cluster"], ascending=[False, True])["cluster"].head(num_clusters)
     chosen = {}
     for cluster in largest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,8 +61,6 @@ def _thumbnail(row: pd.DataFrame, statistics: BandStatistics | None) -> NDArray[
 
 
 def _count_bands(path: str) -> int:
-    from pathlib import Path
+    from s5.geo.raster import describe
 
-    from s5.geo import read_info
-
-    return int(read_info(Path(path)).bands)
+    return describe(Path(path)).bands

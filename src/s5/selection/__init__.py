@@ -1,6 +1,6 @@
 """Which unlabelled tiles are worth pretraining on: entropy, embeddings, diversity (S5, section "RS4P-1M")."""
 
-from s5.selection.diversity import Prototypes, assign_clusters, fill_quotas, fit_prototypes, largest_remainder
+from s5.selection.diversity import Prototypes, assign_clusters, fit_prototypes, largest_remainder, quota_weights
 from s5.selection.entropy import TileStatistics, pixel_entropy, tile_statistics
 from s5.selection.sampling import SamplingConfig, Selection, sample_diverse
 from s5.selection.scoring import ScoringConfig, embed_tiles, score_tiles
@@ -13,10 +13,10 @@ __all__ = [
     "TileStatistics",
     "assign_clusters",
     "embed_tiles",
-    "fill_quotas",
     "fit_prototypes",
     "largest_remainder",
     "pixel_entropy",
+    "quota_weights",
     "sample_diverse",
     "score_tiles",
     "tile_statistics",

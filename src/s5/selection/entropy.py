@@ -76,18 +76,27 @@ def tile_statistics(
             f"{list(valid_BHW.shape)}; entropy is taken at the network's output size"
         )
     check_entropy_classes(classes, logits_BKHW.shape[1], background_index)
+    # on a CPU tile by tile: a tile's maps stay in its cache, and a channels_last tile is made contiguous there
+    step = 1 if logits_BKHW.device.type == "cpu" else max(1, len(logits_BKHW))
+    pieces = [
+        _piece_statistics(tiles_BKHW.contiguous(), pixels_BHW, classes, background_index)
+        for tiles_BKHW, pixels_BHW in zip(logits_BKHW.split(step), valid_BHW.split(step), strict=True)
+    ]
+    return TileStatistics(*(torch.cat(values) for values in zip(*pieces, strict=True)))
+
+
+def _piece_statistics(
+    logits_BKHW: torch.Tensor, valid_BHW: torch.Tensor, classes: str, background_index: int | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The fields of `TileStatistics`."""
     entropy_BHW, confidence_BHW, highest_BHW = _pixel_statistics(logits_BKHW, classes, background_index)
     pixels_B = valid_BHW.sum(dim=(1, 2)).float()
 
     def mean(values_BHW: torch.Tensor) -> torch.Tensor:
         return (values_BHW.masked_fill_(~valid_BHW, 0).sum(dim=(1, 2)) / pixels_B).clamp_(0, 1)
 
-    return TileStatistics(
-        entropy=mean(entropy_BHW),
-        confidence=mean(confidence_BHW),
-        shares=_votes(logits_BKHW, highest_BHW, valid_BHW) / pixels_B[:, None],
-        valid_share=pixels_B / (valid_BHW.shape[1] * valid_BHW.shape[2]),
-    )
+    shares_BK = _votes(logits_BKHW, highest_BHW, valid_BHW) / pixels_B[:, None]
+    return mean(entropy_BHW), mean(confidence_BHW), shares_BK, pixels_B / (valid_BHW.shape[1] * valid_BHW.shape[2])
 
 
 def check_entropy_classes(classes: str, num_classes: int, background_index: int | None) -> None:

@@ -1,0 +1,34 @@
+"""The loop, checkpoints, precision and optimisers; it knows no algorithm."""
+
+from s5.engine.checkpoint import load_last_checkpoint, save_checkpoint
+from s5.engine.compute import Compute, ComputeConfig, resolve_compute
+from s5.engine.ema import EMA
+from s5.engine.evaluation import evaluate_model, predict_batches
+from s5.engine.learner import Learner
+from s5.engine.loop import FitState, Interrupted, LoopConfig, Method, fit, run_key
+from s5.engine.optimizer import OptimizerConfig, build_optimizer, set_learning_rate
+from s5.engine.training import TrainResult, start_model, train_network
+
+__all__ = [
+    "EMA",
+    "Compute",
+    "ComputeConfig",
+    "FitState",
+    "Interrupted",
+    "Learner",
+    "LoopConfig",
+    "Method",
+    "OptimizerConfig",
+    "TrainResult",
+    "build_optimizer",
+    "evaluate_model",
+    "fit",
+    "load_last_checkpoint",
+    "predict_batches",
+    "resolve_compute",
+    "run_key",
+    "save_checkpoint",
+    "set_learning_rate",
+    "start_model",
+    "train_network",
+]

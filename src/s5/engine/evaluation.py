@@ -1,0 +1,47 @@
+"""A network over all tiles of a split, counted into one confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from s5.data.loader import Batch, TileSource, iterate_tiles
+from s5.data.transforms import Normalizer
+from s5.engine.compute import Compute
+from s5.metrics import ConfusionMatrix
+from s5.types import BandStatistics, LabelSpace
+
+
+def predict_batches(
+    model: nn.Module, source: TileSource, statistics: BandStatistics, *, batch_size: int, compute: Compute
+) -> Iterator[tuple[Batch, torch.Tensor]]:
+    """Yield every batch of `source` with its predicted classes, int64 [B, H, W] on the device."""
+    normalize = Normalizer(statistics, compute.device)
+    for batch in iterate_tiles(source, batch_size):
+        with torch.inference_mode(), compute.autocast():
+            logits = model(normalize(compute.to_device(batch.images)))
+        yield batch, logits.argmax(1)
+
+
+def evaluate_model(
+    model: nn.Module,
+    source: TileSource,
+    statistics: BandStatistics,
+    labels: LabelSpace,
+    *,
+    batch_size: int,
+    compute: Compute,
+) -> ConfusionMatrix:
+    """Confusion matrix of `model` over all valid, labelled pixels of `source`.
+
+    The model is put into eval mode and left as it was found.
+    """
+    was_training = model.training
+    model.eval()
+    matrix = ConfusionMatrix(labels.num_classes, labels.ignore_index)
+    for batch, predicted in predict_batches(model, source, statistics, batch_size=batch_size, compute=compute):
+        matrix.update(predicted, compute.to_device(batch.masks))
+    model.train(was_training)
+    return matrix

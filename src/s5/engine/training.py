@@ -1,0 +1,162 @@
+"""What every training stage shares: a network to start from, and weights with a pointer to end with."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from s5.data.loader import SegmentationData
+from s5.engine.compute import Compute, ComputeConfig, resolve_compute
+from s5.engine.evaluation import evaluate_model
+from s5.engine.loop import LoopConfig, Method, fit, run_key
+from s5.metrics import segmentation_scores
+from s5.models import (
+    ModelConfig,
+    SegmentationModel,
+    create_model,
+    load_model,
+    make_pointer,
+    open_pointer,
+    save_model,
+)
+from s5.seeds import seed_of
+from s5.types import LogFn
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A trained network: `pointer` names its weights (design: {path, sha256, step, config, ...})."""
+
+    pointer: dict[str, Any]
+    history: list[dict[str, float]]
+
+
+def start_model(
+    config: ModelConfig,
+    data: SegmentationData,
+    *,
+    seed: int,
+    project: Path,
+    init: Mapping[str, Any] | None = None,
+) -> SegmentationModel:
+    """Build the network of `config` for the classes and bands of `data`.
+
+    Args:
+        init: A pointer to weights of the same network to start from; None starts at random, or from
+            ``config.encoder_weights``.
+
+    Raises:
+        ValueError: the weights of `init` belong to another network, other classes or other bands.
+    """
+    torch.manual_seed(seed_of(seed, "init", 0))
+    model = create_model(**asdict(config), classes=data.labels.num_classes, bands=len(data.statistics.bands))
+    if init is None:
+        return model
+    trained, metadata = load_model(open_pointer(dict(init), project))
+    for what, found, wanted in (
+        ("network", {**trained.architecture, "encoder_weights": None}, {**model.architecture, "encoder_weights": None}),
+        ("classes", list(metadata["classes"]), list(data.labels.classes)),
+    ):
+        if found != wanted:
+            raise ValueError(
+                f"{init['path']}: these weights are of another {what} ({found}) than this run asks for ({wanted}); "
+                "train them again with the same settings, or set init to null"
+            )
+    model.load_state_dict(trained.state_dict())
+    return model
+
+
+def validator(
+    data: SegmentationData, compute: Compute, *, batch_size: int, split: str = "val"
+) -> Callable[[nn.Module], float] | None:
+    """mIoU on the validation split in percent, as the loop's score; None where there is no such split."""
+    if not data.has_split(split):
+        return None
+    reader = data.split(split)
+
+    def score(model: nn.Module) -> float:
+        matrix = evaluate_model(
+            model, reader, data.statistics, data.labels, batch_size=batch_size, compute=compute
+        ).matrix
+        return float(segmentation_scores(matrix, data.labels.classes)["miou"])
+
+    return score
+
+
+def train_network(
+    method: Callable[[SegmentationModel, Compute], Method],
+    data: SegmentationData,
+    model: ModelConfig,
+    loop: LoopConfig,
+    compute: ComputeConfig,
+    *,
+    name: str,
+    project: Path,
+    seed: int,
+    init: Mapping[str, Any] | None,
+    settings: Mapping[str, Any],
+    labeled_per_step: int,
+    val_batch_size: int,
+    log: LogFn,
+    inputs: Mapping[str, Any] | None = None,
+) -> TrainResult:
+    """Train a network by `method`, keep the best weights on ``val`` (the last without one) and point to them.
+
+    Args:
+        method: Makes the method from the network it is to train.
+        name: The stage; weights go to ``<project>/data/06_models/<name>/<run key>/model.safetensors``.
+        init: Pointer to weights to start from; its steps and labelled images count as seen.
+        settings: The parameters of the run, kept in the pointer.
+        labeled_per_step: Labelled images that one step sees.
+        inputs: What the result depends on beside settings and data; part of the run key.
+    """
+    resolved = resolve_compute(compute)
+    network = start_model(model, data, seed=seed, project=project, init=init)
+    network.to(resolved.device).to(memory_format=torch.channels_last)
+    settings = {"model": asdict(model), **settings, "seed": seed, "precision": resolved.precision}
+    before = init or {}
+    key = run_key(settings=settings, data=data.fingerprint(), init=before.get("sha256"), **(inputs or {}))
+    folder = project / "data" / "06_models" / name / key
+    state = fit(
+        method(network, resolved),
+        loop,
+        name=name,
+        seed=seed,
+        folder=folder / "checkpoints",
+        validate=validator(data, resolved, batch_size=val_batch_size),
+        log=log,
+    )
+    network.load_state_dict(state.best_weights)
+    save_model(network, folder / "model.safetensors", metadata=_metadata(data))
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the run is over: the next one starts afresh
+    pointer = make_pointer(
+        folder / "model.safetensors",
+        root=project,
+        step=state.best_step,
+        config=settings,
+        seed=seed,
+        val_miou=state.best_score if math.isfinite(state.best_score) else None,
+        selected_on="val" if data.has_split("val") else "last",
+        steps_total=loop.steps + int(before.get("steps_total", 0)),
+        labeled_seen=loop.steps * labeled_per_step + int(before.get("labeled_seen", 0)),
+        resumed_from=state.resumed_from,
+    )
+    return TrainResult(pointer, state.history)
+
+
+def _metadata(data: SegmentationData) -> dict[str, Any]:
+    """What a weights file says of itself, so that it serves alone."""
+    return {
+        "classes": list(data.labels.classes),
+        "ignore_index": data.labels.ignore_index,
+        "background": data.labels.background,
+        "statistics": data.statistics.to_dict(),
+        "tile_size": data.tile_size,
+    }

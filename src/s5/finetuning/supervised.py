@@ -1,0 +1,170 @@
+"""Training on the labelled tiles alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from s5.data.loader import Batch, SegmentationData, StepSampler, TileSource, read_batch
+from s5.data.transforms import GeometryConfig, Normalizer, PhotometryConfig, augment_geometry, augment_some
+from s5.engine import Compute, ComputeConfig, Learner, LoopConfig, OptimizerConfig, TrainResult, train_network
+from s5.losses import cross_entropy
+from s5.models import ModelConfig, SegmentationModel
+from s5.seeds import torch_generator
+from s5.types import LabelSpace, LogFn, log_nothing
+
+
+@dataclass(frozen=True)
+class SupervisedConfig:
+    """Supervised training.
+
+    Args:
+        steps: Optimiser steps.
+        batch_size: Labelled tiles per step.
+        ema_decay: Decay of the averaged weights, which are the ones validated and kept.
+        photometry: Probability that a tile also gets the strong colour augmentation of S4P.
+        val_batch_size: Tiles per forward pass of validation.
+    """
+
+    steps: int = 1500
+    batch_size: int = 8
+    ema_decay: float = 0.99
+    photometry: float = 0.0
+    validate_every: int = 250
+    checkpoint_every: int = 500
+    log_every: int = 20
+    val_batch_size: int = 8
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    augmentation: GeometryConfig = field(default_factory=GeometryConfig)
+    strong: PhotometryConfig = field(default_factory=PhotometryConfig)
+
+    def __post_init__(self) -> None:
+        for name, kind in (
+            ("optimizer", OptimizerConfig),
+            ("augmentation", GeometryConfig),
+            ("strong", PhotometryConfig),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, Mapping):
+                object.__setattr__(self, name, kind(**value))
+        for name in ("batch_size", "val_batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay: expected a value in [0, 1), got {self.ema_decay!r}")
+        if not 0 <= self.photometry <= 1:
+            raise ValueError(f"photometry: expected a probability in [0, 1], got {self.photometry!r}")
+        self.loop()
+
+    def loop(self) -> LoopConfig:
+        return LoopConfig(self.steps, self.validate_every, self.checkpoint_every, log_every=self.log_every)
+
+
+class Supervised:
+    """Cross-entropy on weakly augmented labelled tiles: a `s5.engine.Method`."""
+
+    def __init__(
+        self,
+        model: SegmentationModel,
+        source: TileSource,
+        normalizer: Normalizer,
+        labels: LabelSpace,
+        config: SupervisedConfig,
+        compute: Compute,
+        *,
+        seed: int,
+        stream: str = "supervised",
+        warm: bool = False,
+    ) -> None:
+        self.config, self.compute, self.labels = config, compute, labels
+        self.seed, self.stream = seed, stream
+        self._source, self._normalizer = source, normalizer
+        self._sampler = StepSampler(len(source), config.batch_size, seed=seed, stream=f"{stream}/labeled")
+        self.learner = Learner(model, config.optimizer, steps=config.steps, ema_decay=config.ema_decay, warm=warm)
+
+    def read(self, step: int) -> tuple[Batch, ...]:
+        return (read_batch(self._source, self._sampler.indices(step)),)
+
+    def step(self, step: int, batches: tuple[Batch, ...]) -> Mapping[str, torch.Tensor]:
+        images, masks = self._augment(batches[0], torch_generator(self.seed, f"{self.stream}/augment", step))
+        with self.compute.autocast():
+            logits = self.learner.model.train()(images)
+        loss = cross_entropy(logits, masks, ignore_index=self.labels.ignore_index)
+        lr = self.learner.learn(loss, step)
+        return {"loss": loss.detach(), "lr": lr}
+
+    def _augment(self, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        images, masks, _ = augment_geometry(
+            self._normalizer.scale(self.compute.to_device(batch.images)),
+            self.compute.to_device(batch.masks),
+            self.compute.to_device(batch.valid),
+            self.config.augmentation,
+            ignore_index=self.labels.ignore_index,
+            generator=generator,
+        )
+        images = augment_some(images, self.config.strong, self.config.photometry, generator)
+        return self._normalizer.ready(images), masks
+
+    def evaluated(self) -> SegmentationModel:
+        return self.learner.ema.average
+
+    def on_log(self, rows: list[dict[str, float]]) -> None:
+        """Nothing can collapse here."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.learner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.learner.load_state_dict(state)
+
+
+def train_supervised(
+    data: SegmentationData,
+    model: ModelConfig,
+    config: SupervisedConfig,
+    compute: ComputeConfig,
+    *,
+    name: str,
+    project: Path,
+    seed: int,
+    init: Mapping[str, Any] | None = None,
+    log: LogFn = log_nothing,
+) -> TrainResult:
+    """Train a network on the labelled tiles; the weights kept are the best on ``val``, or the last without one.
+
+    Args:
+        name: The stage, such as ``"seed_model"``; weights go to ``<project>/data/06_models/<name>/<run key>/``.
+        init: Pointer to weights to start from; its steps and labelled images count as seen.
+
+    Raises:
+        ValueError: there are no labelled tiles, or `init` is of another network.
+        Interrupted: the process was asked to stop; run again to go on.
+    """
+    source = data.split("labeled")
+
+    def method(network: SegmentationModel, resolved: Compute) -> Supervised:
+        normalizer = Normalizer(data.statistics, resolved.device)
+        return Supervised(
+            network, source, normalizer, data.labels, config, resolved, seed=seed, stream=name, warm=init is not None
+        )
+
+    return train_network(
+        method,
+        data,
+        model,
+        config.loop(),
+        compute,
+        name=name,
+        project=project,
+        seed=seed,
+        init=init,
+        settings={name: asdict(config)},
+        labeled_per_step=config.batch_size,
+        val_batch_size=config.val_batch_size,
+        log=log,
+    )

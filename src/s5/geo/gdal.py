@@ -1,0 +1,65 @@
+"""GDAL's settings, and what it says of damaged files."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning
+
+_GDAL_OPTIONS = {
+    # Do not list a folder of a million tiles for every file in it; world files and .aux.xml are still found.
+    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
+    # A truncated JPEG is a mere warning of libjpeg, and the rest of it is grey.
+    "GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE",
+    # The quick way to read a PNG notices no truncation: what is missing is whatever lay in memory (GDAL 3.10).
+    "GDAL_PNG_WHOLE_IMAGE_OPTIM": "NO",
+}
+# GDAL's own default is 5 % of the memory of the machine, which a run over scenes would fill. Read once by GDAL, and
+# not an option above: rasterio.Env puts the default back for all threads when it ends in one.
+os.environ.setdefault("GDAL_CACHEMAX", "64")
+
+
+@contextmanager
+def gdal() -> Iterator[None]:
+    """GDAL as S5 wants it: settings under which damage is an error, and no warning that a tile lies nowhere."""
+    # Plain PNG and JPEG tiles have no place on Earth, and S5 does not need one. catch_warnings is not safe in
+    # threads, hence a filter for this one category; pytest takes filters away between tests, hence the look.
+    if ("ignore", None, NotGeoreferencedWarning, None, 0) not in warnings.filters:
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    with rasterio.Env(**_GDAL_OPTIONS):
+        yield
+
+
+class _ThreadMessages(logging.Handler):
+    """Collects what GDAL logs in one thread."""
+
+    def __init__(self) -> None:
+        super().__init__(level=logging.WARNING)
+        self.thread = threading.get_ident()
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self.thread:
+            self.messages.append(one_line(record.getMessage()))
+
+
+@contextmanager
+def gdal_messages() -> Iterator[list[str]]:
+    """The warnings and errors that GDAL logs in this thread inside the block: libtiff and libjpeg tell of damage so."""
+    logger, handler = logging.getLogger("rasterio._env"), _ThreadMessages()
+    logger.addHandler(handler)
+    try:
+        yield handler.messages
+    finally:
+        logger.removeHandler(handler)
+
+
+def one_line(message: object) -> str:
+    """A message without line breaks."""
+    return " ".join(str(message).split())

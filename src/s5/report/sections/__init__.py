@@ -1,0 +1,1 @@
+"""The sections of the report page, one question each; a section whose inputs are missing is None."""

@@ -1,0 +1,255 @@
+"""S4P: semi-supervised segmentation as pretraining (S5, AAAI 2026), FixMatch on labelled and selected tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from s5.data.loader import Batch, SegmentationData, StepSampler, TileSource, read_batch
+from s5.data.transforms import (
+    GeometryConfig,
+    Normalizer,
+    PhotometryConfig,
+    augment_geometry,
+    augment_photometry,
+    augment_some,
+)
+from s5.engine import Compute, ComputeConfig, Learner, LoopConfig, OptimizerConfig, TrainResult, train_network
+from s5.losses import consistency_loss, cross_entropy
+from s5.models import ModelConfig, SegmentationModel
+from s5.seeds import torch_generator
+from s5.semisup.collapse import CollapseWatch
+from s5.semisup.cutmix import CutMixConfig, draw_boxes, draw_partners, paste
+from s5.semisup.pseudo_labels import PseudoLabelConfig, PseudoLabeler
+from s5.types import LabelSpace, LogFn, log_nothing
+
+
+@dataclass(frozen=True)
+class S4PConfig:
+    """S4P pretraining.
+
+    Args:
+        steps: Optimiser steps.
+        batch_size: Labelled tiles per step.
+        unlabeled_batch_size: Unlabelled tiles per step.
+        teacher: ``"self"``, the network itself in eval mode (S5), or ``"ema"``, its average (UniMatch V2, SemiEarth).
+        ema_decay: Decay of the averaged weights, which are the ones validated and kept.
+        lambda_u: Weight of the unlabelled loss: ``loss = (Lx + lambda_u * Lu) / (1 + lambda_u)``; 1 is the papers'.
+        rampup: Share of the steps over which lambda_u rises from 0.
+        photometry: Probability that a labelled tile also gets the strong colour augmentation.
+        init: What to start from: ``"seed_model"``, a path to a pointer file, or None for a random start.
+    """
+
+    steps: int = 1500
+    batch_size: int = 8
+    unlabeled_batch_size: int = 8
+    teacher: str = "ema"
+    ema_decay: float = 0.99
+    lambda_u: float = 1.0
+    rampup: float = 0.0
+    photometry: float = 0.0
+    init: str | None = "seed_model"
+    validate_every: int = 250
+    checkpoint_every: int = 500
+    log_every: int = 20
+    val_batch_size: int = 8
+    pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    augmentation: GeometryConfig = field(default_factory=GeometryConfig)
+    strong: PhotometryConfig = field(default_factory=PhotometryConfig)
+    cutmix: CutMixConfig = field(default_factory=CutMixConfig)
+
+    def __post_init__(self) -> None:
+        for name, kind in (
+            ("pseudo_labels", PseudoLabelConfig),
+            ("optimizer", OptimizerConfig),
+            ("augmentation", GeometryConfig),
+            ("strong", PhotometryConfig),
+            ("cutmix", CutMixConfig),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, Mapping):
+                object.__setattr__(self, name, kind(**value))
+        if self.teacher not in ("self", "ema"):
+            raise ValueError(f"s4p.teacher: expected 'self' or 'ema', got {self.teacher!r}")
+        for name in ("batch_size", "unlabeled_batch_size", "val_batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"s4p.{name}: expected a whole number of at least 1, got {value!r}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"s4p.ema_decay: expected a value in [0, 1), got {self.ema_decay!r}")
+        if self.lambda_u < 0:
+            raise ValueError(f"s4p.lambda_u: expected a weight of at least 0, got {self.lambda_u!r}")
+        for name in ("rampup", "photometry"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"s4p.{name}: expected a share in [0, 1], got {value!r}")
+        self.loop()
+
+    def loop(self) -> LoopConfig:
+        return LoopConfig(self.steps, self.validate_every, self.checkpoint_every, log_every=self.log_every)
+
+
+class S4P:
+    """One S4P step: a `s5.engine.Method`. One teacher pass over the unlabelled batch, one student pass over both."""
+
+    def __init__(
+        self,
+        model: SegmentationModel,
+        labeled: TileSource,
+        unlabeled: TileSource,
+        normalizer: Normalizer,
+        labels: LabelSpace,
+        config: S4PConfig,
+        compute: Compute,
+        *,
+        seed: int,
+        stream: str = "s4p",
+        warm: bool = False,
+    ) -> None:
+        self.config, self.compute, self.labels = config, compute, labels
+        self.seed, self.stream = seed, stream
+        self._labeled, self._unlabeled, self._normalizer = labeled, unlabeled, normalizer
+        self._labeled_sampler = StepSampler(len(labeled), config.batch_size, seed=seed, stream=f"{stream}/labeled")
+        self._unlabeled_sampler = StepSampler(
+            len(unlabeled), config.unlabeled_batch_size, seed=seed, stream=f"{stream}/unlabeled"
+        )
+        self.learner = Learner(model, config.optimizer, steps=config.steps, ema_decay=config.ema_decay, warm=warm)
+        self._labeler = PseudoLabeler(config.pseudo_labels, labels.num_classes, device=compute.device)
+        self._watch = CollapseWatch(labels.classes)
+
+    def read(self, step: int) -> tuple[Batch, ...]:
+        return (
+            read_batch(self._labeled, self._labeled_sampler.indices(step)),
+            read_batch(self._unlabeled, self._unlabeled_sampler.indices(step)),
+        )
+
+    def step(self, step: int, batches: tuple[Batch, ...]) -> Mapping[str, torch.Tensor]:
+        config, labels = self.config, self.labels
+        generator = torch_generator(self.seed, f"{self.stream}/augment", step)
+        images_l, masks, _ = self._weak(batches[0], generator)
+        images_l = augment_some(images_l, config.strong, config.photometry, generator)
+        images_u, truth, valid = self._weak(batches[1], generator)
+        pseudo = self._labeler.label(self._teacher_logits(images_u), valid)
+
+        boxes = draw_boxes(len(valid), valid.shape[1], valid.shape[2], config.cutmix, generator).to(valid.device)
+        partners = draw_partners(len(valid), generator).to(valid.device)
+        mixed = paste(augment_photometry(images_u, config.strong, generator), boxes, partners)
+        with self.compute.autocast():
+            logits = self.learner.model.train()(self._normalizer.ready(torch.cat([images_l, mixed])))
+        logits_l, logits_u = torch.tensor_split(logits, [len(images_l)])
+        loss_labeled = cross_entropy(logits_l, masks, ignore_index=labels.ignore_index)
+        loss_unlabeled = consistency_loss(
+            logits_u,
+            paste(pseudo.classes, boxes, partners),
+            paste(pseudo.trusted, boxes, partners).float(),
+            threshold=0.5,
+            valid_BHW=paste(valid, boxes, partners),
+        )
+        weight = config.lambda_u * (min(1.0, step / (config.rampup * config.steps)) if config.rampup else 1.0)
+        loss = (loss_labeled + weight * loss_unlabeled) / (1 + config.lambda_u)
+        lr = self.learner.learn(loss, step)
+        return {
+            "loss": loss.detach(),
+            "loss_labeled": loss_labeled.detach(),
+            "loss_unlabeled": loss_unlabeled.detach(),
+            "lr": lr,
+            **self._labeler.metrics(pseudo, valid, truth, labels),
+        }
+
+    def _weak(self, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return augment_geometry(
+            self._normalizer.scale(self.compute.to_device(batch.images)),
+            self.compute.to_device(batch.masks),
+            self.compute.to_device(batch.valid),
+            self.config.augmentation,
+            ignore_index=self.labels.ignore_index,
+            generator=generator,
+        )
+
+    @torch.no_grad()
+    def _teacher_logits(self, images: torch.Tensor) -> torch.Tensor:
+        teacher = self.learner.ema.average if self.config.teacher == "ema" else self.learner.model.eval()
+        with self.compute.autocast():
+            logits: torch.Tensor = teacher(self._normalizer.ready(images))
+        return logits.float()
+
+    def evaluated(self) -> SegmentationModel:
+        return self.learner.ema.average
+
+    def on_log(self, rows: list[dict[str, float]]) -> None:
+        self._watch.look_at(rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**self.learner.state_dict(), "labeler": self._labeler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.learner.load_state_dict(state)
+        self._labeler.load_state_dict(state["labeler"])
+
+
+def pretrain_s4p(
+    data: SegmentationData,
+    pool_ids: Sequence[str],
+    model: ModelConfig,
+    config: S4PConfig,
+    compute: ComputeConfig,
+    *,
+    name: str,
+    project: Path,
+    seed: int,
+    init: Mapping[str, Any] | None = None,
+    log: LogFn = log_nothing,
+) -> TrainResult:
+    """FixMatch over the labelled tiles and the selected unlabelled ones.
+
+    Args:
+        pool_ids: Ids of the selected unlabelled tiles.
+        name: The stage; weights go to ``<project>/data/06_models/<name>/<run key>/``.
+        init: Pointer to the weights to start from; its steps and labelled images count as seen.
+
+    Raises:
+        ValueError: the pool is empty, there are no labelled tiles, or `init` is of another network.
+        Interrupted: the process was asked to stop; run again to go on.
+    """
+    if len(pool_ids) == 0:
+        raise ValueError(
+            "s4p: the pool of unlabelled tiles is empty; raise diversity_sampling.budget or add unlabelled images"
+        )
+    labeled, unlabeled = data.split("labeled"), data.tiles(pool_ids)
+
+    def method(network: SegmentationModel, resolved: Compute) -> S4P:
+        normalizer = Normalizer(data.statistics, resolved.device)
+        return S4P(
+            network,
+            labeled,
+            unlabeled,
+            normalizer,
+            data.labels,
+            config,
+            resolved,
+            seed=seed,
+            stream=name,
+            warm=init is not None,
+        )
+
+    return train_network(
+        method,
+        data,
+        model,
+        config.loop(),
+        compute,
+        name=name,
+        project=project,
+        seed=seed,
+        init=init,
+        settings={"s4p": asdict(config)},
+        labeled_per_step=config.batch_size,
+        val_batch_size=config.val_batch_size,
+        log=log,
+        inputs={"pool": list(pool_ids)},
+    )

@@ -1,0 +1,32 @@
+"""Which pipelines there are, and what each needs upstream of its own nodes."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from kedro.pipeline import Pipeline
+
+# Kedro's find_pipelines returns only the requested pipeline for `--pipelines=X`, so that composing from its result fails
+# in exactly that case; the pipelines do not import each other either. What a pipeline needs upstream stands here.
+_UPSTREAM: dict[str, tuple[str, ...]] = {
+    "ingestion": (),
+    "seed_training": ("ingestion",),
+    "supervised": ("ingestion",),
+    "entropy_scoring": ("seed_training",),
+    "diversity_sampling": ("entropy_scoring",),
+    "s4p_pretrain": ("diversity_sampling",),
+    "finetune": ("s4p_pretrain",),
+    # No training upstream: a finished model is evaluated on any card; a missing one is a clear error.
+    "evaluation": ("ingestion",),
+    "report": ("supervised", "finetune", "evaluation"),
+}
+
+
+def register_pipelines() -> dict[str, Pipeline]:
+    """Each pipeline with what it needs upstream; `__default__` is the whole chain with its report."""
+    own = {name: import_module(f"s5_kedro.pipelines.{name}").create_pipeline() for name in _UPSTREAM}
+
+    def whole(name: str) -> Pipeline:
+        return sum((whole(upstream) for upstream in _UPSTREAM[name]), own[name])
+
+    return {**{name: whole(name) for name in _UPSTREAM}, "__default__": whole("report")}

@@ -1,0 +1,1 @@
+"""The pipelines; they meet in the catalog and never import each other."""

@@ -1,0 +1,31 @@
+"""Which unlabelled tiles are pretrained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from s5_kedro.parameters import configure
+
+
+def sample_diverse(
+    tile_scores: Any,
+    tile_embeddings: Any,
+    labeled_embeddings: Any,
+    diversity_sampling: dict[str, Any],
+    seed: int,
+) -> tuple[Any, Any, Any]:
+    """Take the budget from all clusters; returns pretrain_pool, selection_clusters and selection_dropped."""
+    from s5 import selection
+
+    config = configure(selection.SamplingConfig, diversity_sampling, "diversity_sampling", seed=seed)
+    chosen = selection.sample_diverse(tile_scores, tile_embeddings, labeled_embeddings, config)
+    return chosen.pool, chosen.clusters, chosen.dropped
+
+
+def plot_selection(
+    tile_manifest: Any, tile_scores: Any, pretrain_pool: Any, selection_clusters: Any, selection_dropped: Any
+) -> Any:
+    """Entropy histogram, quota and fill of each cluster, examples kept and dropped."""
+    from s5 import report
+
+    return report.plot_selection(tile_manifest, tile_scores, pretrain_pool, selection_clusters, selection_dropped)

@@ -1,0 +1,30 @@
+"""Scores and embeddings in, pretraining pool out."""
+
+from kedro.pipeline import Pipeline, node
+
+from s5_kedro.pipelines.diversity_sampling.nodes import plot_selection, sample_diverse
+
+
+def create_pipeline() -> Pipeline:
+    return Pipeline(
+        [
+            node(
+                sample_diverse,
+                inputs=[
+                    "tile_scores",
+                    "tile_embeddings",
+                    "labeled_embeddings",
+                    "params:diversity_sampling",
+                    "params:seed",
+                ],
+                outputs=["pretrain_pool", "selection_clusters", "selection_dropped"],
+                name="sample_diverse",
+            ),
+            node(
+                plot_selection,
+                inputs=["tile_manifest", "tile_scores", "pretrain_pool", "selection_clusters", "selection_dropped"],
+                outputs="selection_report",
+                name="plot_selection",
+            ),
+        ]
+    )

@@ -1,0 +1,54 @@
+"""How sure the seed model is of every unlabelled tile, and where each tile lies in its feature space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from s5_kedro.parameters import configure
+from s5_kedro.project import project_root
+from s5_kedro.records import segmentation_data
+
+
+def score_entropy(
+    tile_manifest: Any,
+    band_statistics: dict[str, Any],
+    label_space: dict[str, Any],
+    seed_model: dict[str, Any],
+    entropy_scoring: dict[str, Any],
+    compute: dict[str, Any],
+) -> tuple[Any, Any]:
+    """Entropy and embedding of every unlabelled tile; returns tile_scores and tile_embeddings."""
+    from s5.selection import ScoringConfig, score_tiles
+
+    data = segmentation_data(tile_manifest, band_statistics, label_space, compute)
+    config = configure(ScoringConfig, entropy_scoring, "entropy_scoring", **_where(compute))
+    return score_tiles(_open(seed_model), data.split("unlabeled"), data.statistics, data.labels, config)
+
+
+def embed_tiles(
+    tile_manifest: Any,
+    band_statistics: dict[str, Any],
+    label_space: dict[str, Any],
+    seed_model: dict[str, Any],
+    entropy_scoring: dict[str, Any],
+    compute: dict[str, Any],
+) -> Any:
+    """Embeddings of the labelled tiles, which diversity sampling clusters."""
+    from s5 import selection
+
+    data = segmentation_data(tile_manifest, band_statistics, label_space, compute)
+    config = configure(selection.ScoringConfig, entropy_scoring, "entropy_scoring", **_where(compute))
+    return selection.embed_tiles(_open(seed_model), data.split("labeled"), data.statistics, config)
+
+
+def _open(pointer: dict[str, Any] | None) -> Any:
+    from s5.models import load_model, open_pointer
+
+    if pointer is None:
+        raise FileNotFoundError("seed_model: there is none yet; make it with kedro run --pipelines=seed_training")
+    model, _ = load_model(open_pointer(pointer, project_root()))
+    return model
+
+
+def _where(compute: dict[str, Any]) -> dict[str, Any]:
+    return {key: compute[key] for key in ("device", "precision", "threads")}

@@ -1,0 +1,72 @@
+"""S4P: semi-supervised pretraining on the labelled tiles and the selected pool."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from s5_kedro.parameters import configure
+from s5_kedro.project import find_file, project_root
+from s5_kedro.records import segmentation_data
+from s5_kedro.tracking import MetricsLog
+
+
+def pretrain_s4p(
+    tile_manifest: Any,
+    band_statistics: dict[str, Any],
+    label_space: dict[str, Any],
+    pretrain_pool: Any,
+    seed_model: dict[str, Any],
+    model: dict[str, Any],
+    s4p: dict[str, Any],
+    compute: dict[str, Any],
+    seed: int,
+) -> tuple[dict[str, Any], Any]:
+    """Pretrain; returns the model pointer and the history."""
+    import pandas as pd
+
+    from s5 import semisup
+    from s5.engine.compute import ComputeConfig
+    from s5.models import ModelConfig
+
+    config = configure(semisup.S4PConfig, s4p, "s4p")
+    log = MetricsLog("s4p")
+    result = semisup.pretrain_s4p(
+        segmentation_data(tile_manifest, band_statistics, label_space, compute),
+        list(pretrain_pool["tile_id"]),
+        configure(ModelConfig, model, "model"),
+        config,
+        configure(ComputeConfig, compute, "compute"),
+        name="s4p_model",
+        project=project_root(),
+        seed=seed,
+        init=initial_weights(config.init, seed_model),
+        log=log,
+    )
+    log.catch_up(result.history)
+    return result.pointer, pd.DataFrame(result.history)
+
+
+def initial_weights(init: str | None, seed_model: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The pointer that S4P starts from: the seed model's, that of given weights, or None for a random start.
+
+    Raises:
+        FileNotFoundError: `init` names no file, or the seed model is not there yet.
+    """
+    if init is None:
+        return None
+    if init == "seed_model":
+        if seed_model is None:
+            raise FileNotFoundError("seed_model: there is none yet; make it with kedro run --pipelines=seed_training")
+        return seed_model
+    found = find_file(init)
+    if found is None or not found.is_file():
+        raise FileNotFoundError(
+            f"s4p.init: there is no file {init}; expected 'seed_model', null, a model pointer (.json) or weights "
+            "(.safetensors)"
+        )
+    if found.suffix == ".json":
+        return json.loads(found.read_text(encoding="utf-8"))
+    from s5.models import make_pointer
+
+    return make_pointer(found, root=project_root(), step=0, config={})

@@ -1,0 +1,36 @@
+"""From catalog values to the library's records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from s5.types import BandStatistics, LabelSpace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from s5.data.loader import SegmentationData
+
+
+def label_space_of(values: Mapping[str, Any]) -> LabelSpace:
+    """The classes, from the `label_space` entry of the catalog."""
+    return LabelSpace(tuple(values["classes"]), int(values["ignore_index"]), values["background"])
+
+
+def segmentation_data(
+    tile_manifest: pd.DataFrame,
+    band_statistics: Mapping[str, Any],
+    label_space: Mapping[str, Any],
+    compute: Mapping[str, Any],
+) -> SegmentationData:
+    """An ingested dataset, from the catalog entries that hold it."""
+    from s5.data.loader import SegmentationData
+
+    return SegmentationData(
+        manifest=tile_manifest,
+        statistics=BandStatistics.from_dict(band_statistics),
+        labels=label_space_of(label_space),
+        tile_size=int(label_space["tile_size"]),
+        cache_mb=int(compute["cache_mb"]),
+    )
