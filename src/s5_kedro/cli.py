@@ -10,7 +10,15 @@ import click
 from kedro.framework.cli.project import run as kedro_run
 
 # An error of one of these types carries a message for the user; anything else is a bug and keeps its traceback.
-_FOR_USERS = ("ValueError", "OSError", "DatasetError", "Interrupted", "MissingConfigException", "KedroCliError")
+_FOR_USERS = (
+    "ValueError",
+    "OSError",
+    "FloatingPointError",  # a loss that is not finite
+    "OutOfMemoryError",  # of a GPU
+    "Interrupted",
+    "DatasetError",
+    "MissingConfigException",
+)
 
 
 class _Run(click.Command):
@@ -20,12 +28,24 @@ class _Run(click.Command):
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except KeyboardInterrupt:
+            _mark_killed()
+            click.secho("Stopped by the user; the same command goes on from the last checkpoint.", err=True)
+            sys.exit(130)
         except Exception as error:
             if show_traceback or not is_for_users(error):
                 traceback.print_exc()
                 sys.exit(1)
             click.secho(f"Error: {error}", err=True, fg="red")
+            click.secho("(--traceback shows where)", err=True, dim=True)
             sys.exit(130 if type(error).__name__ == "Interrupted" else 1)
+
+
+def _mark_killed() -> None:
+    """MLflow itself would end the run of an interrupted process as FINISHED."""
+    mlflow = sys.modules.get("mlflow")
+    if mlflow is not None and mlflow.active_run() is not None:
+        mlflow.end_run("KILLED")
 
 
 def is_for_users(error: BaseException) -> bool:

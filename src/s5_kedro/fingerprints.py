@@ -1,8 +1,8 @@
 """What each artefact was made from, and the refusal to reuse one that was made from something else.
 
-Kedro asks only whether a file exists. Each version therefore lies beside a `fingerprint.json`: the parameters of the node
-that made it, the dataset card's content, and the hashes of its inputs' fingerprints, so that a difference anywhere
-upstream shows. Run versions and times are recorded but never compared.
+Kedro asks only whether a file exists. Each version therefore lies beside a `fingerprint.json`: the parameters of the
+node that made it, the dataset card's content, and the hashes of its inputs' fingerprints, so that a difference anywhere
+upstream shows. Versions are recorded but never compared.
 """
 
 from __future__ import annotations
@@ -106,6 +106,30 @@ def read_inputs(node: Node, catalog: CatalogProtocol) -> set[str]:
     return names
 
 
+def check_present(pipeline: Pipeline, catalog: CatalogProtocol, registered: Mapping[str, Pipeline]) -> None:
+    """Refuse a run that reads an artefact which nobody made yet.
+
+    Raises:
+        FileNotFoundError: with the artefact and the pipeline that makes it.
+    """
+    for name in sorted(_free_inputs(pipeline, catalog)):
+        if _dataset(catalog, name).exists():
+            continue
+        makers = [(len(p.nodes), pipe) for pipe, p in registered.items() if name in p.all_outputs()]
+        how = f"make it with kedro run --pipelines={min(makers)[1]}" if makers else "no pipeline makes it"
+        also = (
+            ", or evaluate a finished model with --params=evaluation.models.NAME=POINTER_OR_WEIGHTS"
+            if name.endswith("_model") and any("params:evaluation" in node.inputs for node in pipeline.nodes)
+            else ""
+        )
+        raise FileNotFoundError(f"{name}: there is none yet; {how}{also}")
+
+
+def _free_inputs(pipeline: Pipeline, catalog: CatalogProtocol) -> set[str]:
+    """The artefacts that a run reads but does not make."""
+    return {name for node in pipeline.nodes for name in read_inputs(node, catalog)} & pipeline.inputs()
+
+
 def check_reused(pipeline: Pipeline, catalog: CatalogProtocol, *, only_missing: bool, given: Iterable[str]) -> None:
     """Refuse a run that would reuse an artefact made for another card, seed or setting.
 
@@ -125,8 +149,7 @@ def check_reused(pipeline: Pipeline, catalog: CatalogProtocol, *, only_missing: 
 
 def _check_free_inputs(pipeline: Pipeline, catalog: CatalogProtocol, given: set[str]) -> None:
     """What the run reads but does not make: compared in the parameters that both know, the card and the seed."""
-    read = set().union(*(read_inputs(node, catalog) for node in pipeline.nodes)) if pipeline.nodes else set()
-    free = {name: found for name in sorted(read & pipeline.inputs()) if (found := _existing(catalog, name))}
+    free = {name: found for name in sorted(_free_inputs(pipeline, catalog)) if (found := _existing(catalog, name))}
     if not free:
         return
     current = {key: _plain(value) for key, value in flatten(catalog.load("parameters")).items()}

@@ -9,12 +9,13 @@ from typing import Any
 
 from kedro.framework.context import KedroContext
 from kedro.framework.hooks import hook_impl
+from kedro.framework.project import pipelines
 from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from s5_kedro.datasets.atomic import FINGERPRINT, AtomicDataset
-from s5_kedro.fingerprints import Fingerprint, check_reused, expected_fingerprint
+from s5_kedro.fingerprints import Fingerprint, check_present, check_reused, expected_fingerprint
 from s5_kedro.parameters import GROUPS, PLAIN, check_names, config_of, flatten
 from s5_kedro.project import DEMO, find_card, project_root, set_project_root
 
@@ -29,13 +30,15 @@ class ParameterHooks:
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         """Raises ValueError or FileNotFoundError, naming the key, before MLflow opens a run."""
+        from s5.data.card import load_card
+
         parameters = catalog.load("parameters")
         check_names(parameters, [*GROUPS, *PLAIN])
         seed = parameters["seed"]
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise ValueError(f"seed: expected a whole number of at least 0, got {seed!r}")
         if "params:dataset" in pipeline.inputs() and parameters["dataset"] != DEMO:
-            find_card(str(parameters["dataset"]))
+            load_card(find_card(str(parameters["dataset"])))
         taken = {name.removeprefix("params:").split(".")[0] for name in pipeline.inputs() if name.startswith("params:")}
         for group in sorted(taken & set(GROUPS)):
             config_of(group, parameters[group])
@@ -50,8 +53,9 @@ class FingerprintHooks:
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, run_params: Mapping[str, Any], pipeline: Pipeline, catalog: CatalogProtocol) -> None:
-        """Raises ValueError where an existing artefact does not belong to this run."""
+        """Raises where an artefact is missing (FileNotFoundError) or does not belong to this run (ValueError)."""
         self._catalog, self._made = catalog, {}
+        check_present(pipeline, catalog, dict(pipelines))
         given = flatten(run_params.get("runtime_params") or {})
         check_reused(pipeline, catalog, only_missing=bool(run_params.get("only_missing_outputs")), given=given)
 
@@ -97,7 +101,7 @@ class TrackingHooks:
         """The same command, killed before, goes on in its MLflow run."""
         from s5_kedro.tracking import OpenRun
 
-        ours = {key: value for key, value in run_params.items() if key not in ("run_id", "only_missing_outputs")}
+        ours = {key: value for key, value in run_params.items() if key not in _CHANGING}
         self._run_id, self._catalog = None, catalog
         self._open_run = OpenRun(project_root(), {**ours, "parameters": catalog.load("parameters")})
         run = self._context.mlflow.tracking.run
@@ -140,14 +144,16 @@ class TrackingHooks:
             mlflow.MlflowClient().set_terminated(self._run_id, "KILLED")
 
 
+# Run parameters that do not make a command another one.
+_CHANGING = ("run_id", "only_missing_outputs", "runner")
 _ARTIFACTS = {".png", ".html", ".json"}
 
 
 def _name_of(dataset: str) -> str:
-    """The name that a dataset card gives itself."""
-    import yaml
+    """The name that a dataset card gives itself; the parameter where there is no such card (any more)."""
+    from s5.data.card import load_card
 
-    if dataset == DEMO:
-        return DEMO
-    card = yaml.safe_load(find_card(str(dataset)).read_text(encoding="utf-8"))
-    return str(card.get("name", dataset)) if isinstance(card, Mapping) else str(dataset)
+    try:
+        return DEMO if dataset == DEMO else load_card(find_card(str(dataset))).name
+    except (ValueError, OSError):
+        return str(dataset)

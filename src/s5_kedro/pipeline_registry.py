@@ -6,8 +6,8 @@ from importlib import import_module
 
 from kedro.pipeline import Pipeline
 
-# Kedro's find_pipelines returns only the requested pipeline for `--pipelines=X`, so that composing from its result fails
-# in exactly that case; the pipelines do not import each other either. What a pipeline needs upstream stands here.
+# Kedro's find_pipelines returns only the requested pipeline for `--pipelines=X`, so that composing from its result
+# fails in exactly that case; nor do the pipelines import each other. What a pipeline needs upstream stands here.
 _UPSTREAM: dict[str, tuple[str, ...]] = {
     "ingestion": (),
     "seed_training": ("ingestion",),

@@ -54,8 +54,6 @@ def _demo_card() -> Path:
     from s5.data.demo import make_demo_world
 
     folder = project_root() / _DEMO_FOLDER
-    card = folder / "dataset.yml"
-    if not card.is_file():
+    if not folder.is_dir():
         _log.info("Generating the demo world in %s", _DEMO_FOLDER)
-        card = make_demo_world(folder)
-    return card
+    return make_demo_world(folder)

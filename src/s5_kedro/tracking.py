@@ -6,7 +6,9 @@ import hashlib
 import json
 import logging
 import math
+import os
 import subprocess
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,9 @@ _log = logging.getLogger(__name__)
 class MetricsLog:
     """A `LogFn` of the library that writes to the active MLflow run as `<prefix>.<metric>`.
 
-    A resumed run replays steps: those up to the last one in MLflow are left out, so that no history doubles.
-    Without an active run nothing is written.
+    Writes in batches, some seconds apart: one at a time costs more than a training step of a small network. A resumed
+    run replays steps: those up to the last one in MLflow are left out, so that no history doubles. Without an active
+    run nothing is written.
 
     Args:
         prefix: Such as `s4p`.
@@ -29,22 +32,44 @@ class MetricsLog:
     def __init__(self, prefix: str):
         self.prefix = prefix
         self._last: dict[str, int] = {}
+        self._waiting: list[Any] = []
+        self._written = time.monotonic()
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.flush()
 
     def __call__(self, metrics: Mapping[str, float], step: int) -> None:
         import mlflow
 
         if mlflow.active_run() is None:
             return
-        finite = {f"{self.prefix}.{key}": float(value) for key, value in metrics.items() if _is_number(value)}
-        new = {key: value for key, value in finite.items() if step > self._last_step(key)}
-        if new:
-            mlflow.log_metrics(new, step=step)
-            self._last.update(dict.fromkeys(new, step))
+        now = int(time.time() * 1000)
+        for name, value in metrics.items():
+            key = f"{self.prefix}.{name}"
+            if _is_number(value) and step > self._last_step(key):
+                self._waiting.append(mlflow.entities.Metric(key, float(value), now, step))
+                self._last[key] = step
+        if time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES or len(self._waiting) >= _MOST_IN_A_BATCH:
+            self.flush()
 
     def catch_up(self, history: Iterable[Mapping[str, Any]]) -> None:
         """Log the steps of a history that were not logged as they were made: those of an earlier, killed run."""
         for row in history:
             self({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
+
+    def flush(self) -> None:
+        """Write what waits."""
+        import mlflow
+
+        run = mlflow.active_run()
+        waiting, self._waiting = self._waiting, []
+        for start in range(0, len(waiting) if run is not None else 0, _MOST_IN_A_BATCH):
+            batch = waiting[start : start + _MOST_IN_A_BATCH]
+            mlflow.MlflowClient().log_batch(run.info.run_id, metrics=batch)
+        self._written = time.monotonic()
 
     def _last_step(self, key: str) -> int:
         if key not in self._last:
@@ -54,6 +79,10 @@ class MetricsLog:
             logged = mlflow.MlflowClient().get_metric_history(run.info.run_id, key) if run else []
             self._last[key] = max((metric.step for metric in logged), default=-1)
         return self._last[key]
+
+
+_SECONDS_BETWEEN_WRITES = 5.0
+_MOST_IN_A_BATCH = 1000  # what MLflow takes at once
 
 
 def _is_number(value: Any) -> bool:
@@ -88,18 +117,31 @@ class OpenRun:
 
         if not self._path.is_file():
             return None
-        run_id = str(json.loads(self._path.read_text(encoding="utf-8"))["run_id"])
+        left = json.loads(self._path.read_text(encoding="utf-8"))
+        run_id = str(left["run_id"])
         try:
             run = mlflow.MlflowClient().get_run(run_id)
         except mlflow.MlflowException:
             return None
-        if run.info.status == "FINISHED" or run.info.lifecycle_stage != "active":
+        # A failed run is not continued: what failed it may have changed what its metrics mean.
+        if run.info.status not in ("RUNNING", "KILLED") or run.info.lifecycle_stage != "active" or _lives(left["pid"]):
             return None
         _log.info("Continuing MLflow run %s of the same, unfinished command", run_id)
         return run_id
 
     def open(self, run_id: str) -> None:
-        write_json(self._path, {"run_id": run_id})
+        write_json(self._path, {"run_id": run_id, "pid": os.getpid()})
 
     def close(self) -> None:
         self._path.unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    """Whether another process with this id is there: the same command, running beside this one."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return pid != os.getpid()

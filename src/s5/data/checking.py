@@ -105,7 +105,7 @@ class ImageCheck:
         return info
 
     def _mask(self, entry: Entry, info: RasterInfo, checked: Checked) -> Path | None:
-        from s5.geo.raster import UnreadableRasterError
+        from s5.geo.raster import TruncatedRasterError, UnreadableRasterError
 
         if entry.mask is None and entry.split == "unlabeled":
             return None
@@ -114,7 +114,8 @@ class ImageCheck:
         except MaskError as error:
             self._refuse_mask(entry, error, checked)
         except UnreadableRasterError as error:
-            self._refuse_mask(entry, MaskError("unreadable", str(error)), checked)
+            kind = "truncated" if isinstance(error, TruncatedRasterError) else "unreadable"
+            self._refuse_mask(entry, MaskError(kind, str(error)), checked)
         return None
 
     def _index_mask(self, entry: Entry, info: RasterInfo) -> Path:

@@ -16,7 +16,7 @@ from s5.data.card import DatasetCard, load_card
 from s5.data.checking import CheckedImage, ImageCheck, TilingRule, check_all
 from s5.data.listing import Entry, Rejected, list_split, relative_to_card, warn_of_leaks
 from s5.data.manifest import build_manifest, ordered, quarantine_table
-from s5.data.split import cut_splits, with_groups
+from s5.data.split import cut_splits, warn_of_neighbours, with_groups
 from s5.data.statistics import estimate_statistics
 from s5.progress import progress
 from s5.types import BandStatistics, LabelSpace
@@ -112,6 +112,8 @@ def ingest(card_path: Path | str, config: IngestionConfig, *, seed: int, work_di
     files = {str(i.entry.image): relative_to_card(card, i.entry.image) for i in images}
     manifest = with_groups(manifest, files, config.block_size)
     if missing:
+        if not given_groups:
+            warn_of_neighbours(manifest, missing)
         try:
             cut = cut_splits(
                 manifest, missing, _class_pixels(manifest, images), seed=seed,

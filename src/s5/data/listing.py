@@ -150,7 +150,8 @@ def _pair(card: DatasetCard, source: SplitSource, images: list[Path]) -> tuple[l
 
 def _key(path: Path, folder: Path, pattern: str) -> str:
     base = tidy(folder / pattern)
-    inside = path.relative_to(base) if not is_glob(pattern) and path.is_relative_to(base) else Path(path.name)
+    below = not is_glob(pattern) and base in path.parents
+    inside = path.relative_to(base) if below else Path(path.name)
     return inside.with_suffix("").as_posix()
 
 

@@ -44,8 +44,9 @@ def build_manifest(card: DatasetCard, images: Sequence[CheckedImage]) -> pd.Data
             )
         geometries.extend(footprints(image.windows, image.info))
     table = pd.DataFrame(rows, columns=list(_ROW)).astype(
-        {"row": "int32", "col": "int32", "height": "int32", "width": "int32", "valid_share": "float32", "mask": object}
+        {"row": "int32", "col": "int32", "height": "int32", "width": "int32", "valid_share": "float32"}
     )
+    table["mask"] = pd.Series([row[_ROW.index("mask")] for row in rows], dtype=object)  # or None would become NaN
     return ordered(with_footprints(table[list(COLUMNS[:-1])], geometries))
 
 

@@ -51,6 +51,17 @@ def with_groups(manifest: pd.DataFrame, files: Mapping[str, str], block_size: fl
     return manifest.assign(group=groups)
 
 
+def warn_of_neighbours(manifest: pd.DataFrame, missing: Mapping[str, float]) -> None:
+    """Say so where splits are cut by file, since files that lie nowhere may well be neighbours."""
+    labeled = manifest[manifest["split"] == "labeled"]
+    if bool(labeled["geometry"].isna().any()):
+        _LOG.warning(
+            "%s cut from 'labeled' by whole files: they are not georeferenced, and files of one place may come to lie "
+            "on both sides; say with 'group' in the card which belong together, or give the splits",
+            " and ".join(missing),
+        )
+
+
 def cut_splits(
     manifest: pd.DataFrame,
     shares: Mapping[str, float],

@@ -138,7 +138,8 @@ def fit(
             validating = validate is not None and (
                 done == config.steps or (config.validate_every > 0 and done % config.validate_every == 0)
             )
-            if validating or done == config.steps or done % config.log_every == 0 or stop.is_set():
+            due = config.checkpoint_every > 0 and done % config.checkpoint_every == 0 and done < config.steps
+            if validating or due or done == config.steps or done % config.log_every == 0 or stop.is_set():
                 rows = _read_rows(pending, name)
                 pending.clear()
                 if validating and validate is not None:
@@ -147,7 +148,6 @@ def fit(
                 for row in rows:
                     log({k: v for k, v in row.items() if k != "step"}, int(row["step"]))
                 method.on_log(state.history)
-            due = config.checkpoint_every > 0 and done % config.checkpoint_every == 0 and done < config.steps
             if due or stop.is_set():
                 save_checkpoint(folder, done, {"method": method.state_dict(), "fit": vars(state)}, keep=config.keep)
             if stop.is_set():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
@@ -85,7 +86,10 @@ def validator(
         matrix = evaluate_model(
             model, reader, data.statistics, data.labels, batch_size=batch_size, compute=compute
         ).matrix
-        return float(segmentation_scores(matrix, data.labels.classes)["miou"])
+        miou = segmentation_scores(matrix, data.labels.classes)["miou"]
+        if miou is None:
+            raise ValueError(f"split {split!r} has no labelled pixel to validate on; check its masks")
+        return float(miou)
 
     return score
 
@@ -121,6 +125,7 @@ def train_network(
     network = start_model(model, data, seed=seed, project=project, init=init)
     network.to(resolved.device).to(memory_format=torch.channels_last)
     settings = {"model": asdict(model), **settings, "seed": seed, "precision": resolved.precision}
+    settings = json.loads(json.dumps(settings))  # as the pointer will hold them
     before = init or {}
     key = run_key(settings=settings, data=data.fingerprint(), init=before.get("sha256"), **(inputs or {}))
     folder = project / "data" / "06_models" / name / key

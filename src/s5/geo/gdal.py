@@ -24,6 +24,12 @@ _GDAL_OPTIONS = {
 # not an option above: rasterio.Env puts the default back for all threads when it ends in one.
 os.environ.setdefault("GDAL_CACHEMAX", "64")
 
+# Where rasterio 1.4 logs what GDAL says. At INFO it tells every error twice, which is an exception by then; above
+# WARNING it would hide damage from `gdal_messages`.
+_LOGGERS = (logging.getLogger("rasterio._err"), logging.getLogger("rasterio._env"))
+for _logger in _LOGGERS:
+    _logger.setLevel(logging.WARNING)
+
 
 @contextmanager
 def gdal() -> Iterator[None]:
@@ -52,12 +58,14 @@ class _ThreadMessages(logging.Handler):
 @contextmanager
 def gdal_messages() -> Iterator[list[str]]:
     """The warnings and errors that GDAL logs in this thread inside the block: libtiff and libjpeg tell of damage so."""
-    logger, handler = logging.getLogger("rasterio._env"), _ThreadMessages()
-    logger.addHandler(handler)
+    handler = _ThreadMessages()
+    for logger in _LOGGERS:
+        logger.addHandler(handler)
     try:
         yield handler.messages
     finally:
-        logger.removeHandler(handler)
+        for logger in _LOGGERS:
+            logger.removeHandler(handler)
 
 
 def one_line(message: object) -> str:

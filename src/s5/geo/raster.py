@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,10 +27,15 @@ IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 """The transform of a raster that lies nowhere."""
 
 _BLOCK = 256
+_LOSSLESS = frozenset({"none", "deflate", "lzw", "zstd", "packbits", "lzma"})
 
 
 class UnreadableRasterError(OSError):
     """A raster that cannot be opened, or whose pixels cannot be read to the end."""
+
+
+class TruncatedRasterError(UnreadableRasterError):
+    """A raster that can be opened, but whose pixels cannot be read to the end."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,7 @@ def write_blocks(
     Args:
         path: Where to; an older file is replaced.
         info: Size, bands, dtype, grid and nodata of what is written.
-        blocks: Windows and their pixels, [C, h, w] or [h, w].
+        blocks: Windows and their pixels, [C, h, w] or [h, w]; they do not overlap.
         compress: As for `write_geotiff`, like the rest.
         colormap: RGB or RGBA of each value.
         tiled: In blocks of 256 pixels.
@@ -183,7 +189,8 @@ def write_blocks(
         profile["transform"] = Affine(*info.transform)
     if tiled if tiled is not None else min(info.height, info.width) >= _BLOCK:
         profile |= {"tiled": True, "blockxsize": _BLOCK, "blockysize": _BLOCK}
-    with replacing(path) as temporary, gdal(), gdal_messages() as messages:
+    with replacing(path) as temporary, gdal():
+        sums = []
         try:
             with rasterio.open(temporary, "w", **profile) as target:
                 for number, name in enumerate(band_names, start=1):
@@ -191,12 +198,23 @@ def write_blocks(
                 if colormap is not None:
                     target.write_colormap(1, {value: tuple(colour) for value, colour in colormap.items()})
                 for window, block in blocks:
-                    target.write(block[None] if block.ndim == 2 else block, window=_rasterio_window(window))
+                    pixels = np.ascontiguousarray(block[None] if block.ndim == 2 else block, dtype=info.dtype)
+                    target.write(pixels, window=_rasterio_window(window))
+                    sums.append((window, zlib.crc32(pixels.data)))
         except RasterioIOError as error:
-            raise OSError(f"{path}: could not be written ({error}); is the disk full?") from error
-        # What GDAL cannot flush when it closes a file is only logged.
-        if messages:
-            raise OSError(f"{path}: could not be written ({messages[0]}); is the disk full?")
+            raise OSError(f"{path}: could not be written ({one_line(error)}); is the disk full?") from error
+        if not _holds(temporary, sums, exact=compress.lower() in _LOSSLESS):
+            raise OSError(f"{path}: could not be written to the end; is the disk full?")
+
+
+def _holds(path: Path, sums: Sequence[tuple[Window, int]], *, exact: bool) -> bool:
+    """Read back what was written: GDAL flushes when it closes a file, and is silent where the disk is full then."""
+    try:
+        with _open(path) as source, _reporting_damage(path):
+            found = [zlib.crc32(source.read(window=_rasterio_window(window))) for window, _ in sums]
+    except UnreadableRasterError:
+        return False
+    return not exact or found == [expected for _, expected in sums]
 
 
 @lru_cache(maxsize=256)
@@ -294,6 +312,6 @@ def _reporting_damage(path: Path) -> Iterator[None]:
             yield
         except RasterioError as error:
             cause = one_line(error.__cause__ or error)
-            raise UnreadableRasterError(f"{path}: its pixels cannot be read to the end ({cause})") from error
+            raise TruncatedRasterError(f"{path}: its pixels cannot be read to the end ({cause})") from error
     if messages:
-        raise UnreadableRasterError(f"{path}: its pixels cannot be read to the end ({messages[0]})")
+        raise TruncatedRasterError(f"{path}: its pixels cannot be read to the end ({messages[0]})")

@@ -23,6 +23,8 @@ from s5.types import Window
 
 VECTOR_SUFFIXES = frozenset({".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet"})
 
+_OGR_ERRORS = (DataSourceError, DataLayerError, FeatureError)
+
 
 class UnreadableVectorError(OSError):
     """A vector file that cannot be read, or that does not fit the raster or the classes."""
@@ -41,8 +43,11 @@ def write_polygons(
         path: Ends in ``.gpkg``, ``.geojson``, ``.fgb`` or ``.parquet``.
         geometries: Shapely geometries in `crs`.
         attributes: Column name to values, one for each geometry.
-        crs: Such as ``"EPSG:32632"``, or WKT; empty for pixel coordinates.
+        crs: Such as ``"EPSG:32632"``, or WKT; empty for pixel coordinates (GeoParquet only).
         layer: Name of the layer; the file's stem by default.
+
+    Raises:
+        OSError: it could not be written, such as on a full disk.
     """
     frame = geopandas.GeoDataFrame(dict(attributes), geometry=list(geometries), crs=crs or None)
     with replacing(path) as temporary, _without_date():
@@ -51,7 +56,19 @@ def write_polygons(
             return
         # GDAL opens an existing GeoPackage instead of making it, and refuses the empty file that holds the place.
         temporary.unlink()
-        pyogrio.write_dataframe(frame, temporary, layer=layer or path.stem)
+        try:
+            pyogrio.write_dataframe(frame, temporary, layer=layer or path.stem)
+            whole = _is_whole(temporary, len(frame))
+        except _OGR_ERRORS as error:
+            raise OSError(f"{path}: could not be written ({error}); is the disk full?") from error
+        if not whole:
+            raise OSError(f"{path}: could not be written to the end; is the disk full?")
+
+
+def _is_whole(path: Path, number: int) -> bool:
+    """Read back what was written: OGR is silent where the disk is full when it closes a file."""
+    indexed = path.suffix != ".gpkg" or pyogrio.read_info(path)["capabilities"]["fast_spatial_filter"]
+    return bool(indexed) and len(pyogrio.read_dataframe(path)) == number
 
 
 def rasterize(
@@ -117,7 +134,7 @@ def _read_inside(
             about = pyogrio.read_info(path, layer=layer)
             inside = _into(bounds, info.crs, about["crs"])
             frame = pyogrio.read_dataframe(path, layer=layer, bbox=inside, fid_as_index=True).sort_index()
-    except (DataSourceError, DataLayerError, FeatureError, ValueError, OSError) as error:
+    except (*_OGR_ERRORS, ValueError, OSError) as error:
         raise UnreadableVectorError(f"{path}: cannot be read as a vector file ({error})") from error
     if class_field not in frame.columns:
         found = [name for name in frame.columns if name != frame.geometry.name]

@@ -23,6 +23,8 @@ _S5_TAPS = {
     (32, 1280): (15, 23, 27, 31),
 }
 
+_WRONG_SIZE = ("must match the size", "is invalid for input of size")
+
 
 class Encoder(nn.Module):
     """What every encoder offers: feature maps, shallow to deep, and the facts a decoder needs about them.
@@ -51,8 +53,8 @@ class Encoder(nn.Module):
         try:
             return self._maps(x_BCHW)
         except (AssertionError, RuntimeError) as error:
-            # timm's fixed-size networks (mixers, BEiT, relative positions) fail on their first look at the input.
-            if isinstance(error, AssertionError) or "must match the size" in str(error):
+            # timm's fixed-size networks (mixers, BEiT, relative positions) fail somewhere on another size.
+            if isinstance(error, AssertionError) or any(sign in str(error) for sign in _WRONG_SIZE):
                 height, width = x_BCHW.shape[-2:]
                 raise ValueError(
                     f"encoder {self.name!r} does not take an input of {height} x {width} px ({error}); give the tile "
@@ -165,7 +167,7 @@ def _build(name: str, bands: int, drop_path: float, image_size: int | None) -> n
             return body
         except TypeError as error:
             # Which options a network has is known only by asking: convolutional ones have no image size.
-            refused = [option for option in options if f"argument '{option}'" in str(error)]
+            refused = [option for option in options if f"'{option}'" in str(error) and "unexpected" in str(error)]
             if not refused:
                 raise
             if refused[0] == "drop_path_rate":

@@ -48,6 +48,12 @@ def empty_figure(message: str) -> Figure:
     return figure
 
 
+def plain(text: str) -> str:
+    """A name as matplotlib text: dollars are no formula, and a leading underscore does not hide it from the legend."""
+    escaped = text.replace("$", r"\$")
+    return f" {escaped}" if escaped.startswith("_") else escaped
+
+
 def show_picture(axes: Axes, rgb: NDArray[np.uint8], *, edge: str | None = None) -> None:
     """Put pixels on `axes` without ticks, framed in `edge`."""
     axes.imshow(rgb, interpolation="nearest" if max(rgb.shape[:2]) <= 96 else "antialiased")

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from s5.report.canvas import empty_figure, new_figure, style_axes
+from s5.report.canvas import empty_figure, new_figure, plain, style_axes
 
 _MOST_CLASSES_WITH_NUMBERS = 16
 
@@ -59,7 +59,7 @@ def _draw(axes: Axes, name: str, share: NDArray[np.float64], classes: Sequence[s
     size = 8.5 if len(classes) <= 10 else 6.5
     axes.set_xticks(ticks, [_short(c) for c in classes], rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(ticks, [_short(c) for c in classes] if first else [""] * len(classes))
-    style_axes(axes, name, xlabel="predicted", ylabel="true" if first else "", grid=False)
+    style_axes(axes, plain(name), xlabel="predicted", ylabel="true" if first else "", grid=False)
     axes.tick_params(labelsize=size, length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
@@ -84,4 +84,4 @@ def _draw(axes: Axes, name: str, share: NDArray[np.float64], classes: Sequence[s
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= 18 else name[:17] + "…"
+    return plain(name if len(name) <= 18 else name[:17] + "…")

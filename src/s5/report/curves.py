@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from s5.report.canvas import empty_figure, new_figure, style_axes
+from s5.report.canvas import empty_figure, new_figure, plain, style_axes
 from s5.report.palette import class_colors, model_color
 
 _SHARE = "share_"
@@ -81,10 +81,10 @@ def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _line(axes: Axes, steps: NDArray[np.float64], values: NDArray[np.float64], name: str, color: str) -> None:
     """The curve as it is, faint, and its running median over it."""
     if len(steps) < 12:
-        axes.plot(steps, values, color=color, linewidth=1.8, marker="o", markersize=3, label=name)
+        axes.plot(steps, values, color=color, linewidth=1.8, marker="o", markersize=3, label=plain(name))
         return
     axes.plot(steps, values, color=color, linewidth=0.8, alpha=0.3)
-    axes.plot(steps, _smooth(values), color=color, linewidth=1.8, label=name)
+    axes.plot(steps, _smooth(values), color=color, linewidth=1.8, label=plain(name))
 
 
 def _draw_loss(axes: Axes, histories: Mapping[str, pd.DataFrame]) -> None:
@@ -104,7 +104,7 @@ def _draw_measured(axes: Axes, histories: Mapping[str, pd.DataFrame]) -> None:
             continue
         steps, values = _known(frame, "val_miou")
         color, best = model_color(name), int(np.argmax(values))
-        axes.plot(steps, values, color=color, linewidth=1.8, marker="o", markersize=2.5, label=name)
+        axes.plot(steps, values, color=color, linewidth=1.8, marker="o", markersize=2.5, label=plain(name))
         axes.plot(steps[best], values[best], marker="*", markersize=11, color=color, markeredgecolor="white")
     style_axes(axes, "mIoU on val (★ best)", xlabel="step", ylabel="%")
     axes.legend(fontsize=8, frameon=False)
@@ -133,11 +133,15 @@ def _share_panel(name: str, frame: pd.DataFrame) -> Callable[[Axes], None]:
         classes = [column.removeprefix(_SHARE) for column in columns]
         shares = [_smooth(measured[c].to_numpy(dtype=np.float64)) * 100 for c in columns]
         axes.stackplot(
-            measured["step"].to_numpy(dtype=np.float64), *shares, colors=class_colors(classes), labels=classes, lw=0
+            measured["step"].to_numpy(dtype=np.float64),
+            *shares,
+            colors=class_colors(classes),
+            labels=list(map(plain, classes)),
+            lw=0,
         )
         axes.set_ylim(0, 100)
         axes.margins(x=0)
-        style_axes(axes, f"Classes of the pseudo-labels ({name})", xlabel="step", ylabel="%", grid=False)
+        style_axes(axes, f"Classes of the pseudo-labels ({plain(name)})", xlabel="step", ylabel="%", grid=False)
         if len(classes) <= 12:
             axes.legend(fontsize=7, loc="lower left", framealpha=0.85, ncols=2)
 
@@ -147,7 +151,7 @@ def _share_panel(name: str, frame: pd.DataFrame) -> Callable[[Axes], None]:
 def _draw_lr(axes: Axes, histories: Mapping[str, pd.DataFrame]) -> None:
     for name, frame in histories.items():
         if _has(frame, "lr"):
-            axes.plot(*_known(frame, "lr"), color=model_color(name), linewidth=1.8, label=name)
+            axes.plot(*_known(frame, "lr"), color=model_color(name), linewidth=1.8, label=plain(name))
     axes.set_ylim(bottom=0)
     style_axes(axes, "Learning rate", xlabel="step")
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2), useMathText=True)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from s5.report.canvas import empty_figure, new_figure, show_picture
+from s5.report.canvas import empty_figure, new_figure, plain, show_picture
 from s5.report.display import color_mask, display_rgb
 from s5.report.palette import IGNORED, INK, MUTED, class_colors
 from s5.types import BandStatistics, LabelSpace
@@ -71,9 +71,9 @@ def plot_gallery(
     for axes, row in zip(grid, rows, strict=True):
         _draw_row(axes, row, labels, model_names, colors, statistics)
     for axes, name in zip(grid[0], columns, strict=True):
-        axes.set_title(name, fontsize=11, fontweight="bold", color=INK)
+        axes.set_title(plain(name), fontsize=11, fontweight="bold", color=INK)
     named = [*zip(labels.classes, colors, strict=True), ("ignored / no data", IGNORED)]
-    handles = [Patch(facecolor=color, edgecolor=MUTED, linewidth=0.5, label=name) for name, color in named]
+    handles = [Patch(facecolor=color, edgecolor=MUTED, linewidth=0.5, label=plain(name)) for name, color in named]
     across = min(len(handles), 2 * len(columns))
     figure.legend(handles=handles, loc="outside lower center", ncols=across, fontsize=9, frameon=False)
     return figure
@@ -111,7 +111,7 @@ def _picture(row: GalleryRow, statistics: BandStatistics | None) -> NDArray[np.u
 
 
 def _short(tile_id: str) -> str:
-    return tile_id if len(tile_id) <= 34 else "…" + tile_id[-33:]
+    return plain(tile_id if len(tile_id) <= 34 else "…" + tile_id[-33:])
 
 
 def gallery_rows(

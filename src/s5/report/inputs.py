@@ -18,10 +18,10 @@ class ReportInputs:
     Args:
         dataset: Name of the data set.
         evaluation: ``{"dataset", "split", "models": {name: scores}}``, scores in percent.
-        confusion: ``{"models": {name: pixel counts [K, K]}}``, rows truth.
+        confusion: Model name to pixel counts [K, K], rows truth.
         histories: Model name to its training history.
         manifest: A row a tile.
-        quarantine: A row a file that was not used, with columns path and reason.
+        quarantine: A row a file that was not used, or only in part: path, reason and, where known, split and kind.
         statistics: `BandStatistics` as a dict.
         label_space: classes, ignore_index, background and more of the card, as a dict.
         class_pixels: Split to class to number of labelled pixels, as `count_classes` gives it.
@@ -70,11 +70,6 @@ class ReportInputs:
         for scores in self.scored.values():
             return [str(name) for name in scores.get("per_class_iou", {})]
         return []
-
-    @property
-    def matrices(self) -> dict[str, Any]:
-        """The confusion matrices by model."""
-        return {str(name): counts for name, counts in (self.confusion or {}).get("models", {}).items()}
 
     @property
     def scored(self) -> dict[str, Mapping[str, Any]]:

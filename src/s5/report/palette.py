@@ -15,20 +15,20 @@ GRID = "#E5E7EB"
 ACCENT = "#0B6E99"
 
 # Prefixes of the words in a class name; the first word that fits decides. Lightness differs between classes
-# that red-green colour blindness would merge: dark forest, light vegetation, red building, mid-brown bare land.
+# that red-green colour blindness would merge: dark forest, light vegetation, orange-red building, mid-brown bare land.
 _NAMED: tuple[tuple[tuple[str, ...], str], ...] = (
     (("water", "sea", "river", "lake", "ocean", "pond"), "#2F7FD6"),
-    (("wetland", "swamp", "marsh", "flood", "mangrove"), "#2AA7A0"),
-    (("forest", "tree", "wood", "canopy"), "#14602F"),
+    (("wetland", "swamp", "marsh", "flood", "mangrove"), "#1F9E96"),
+    (("forest", "tree", "wood", "canopy"), "#0B4F26"),
     (("veg", "grass", "shrub", "scrub", "meadow", "pasture", "range", "lawn", "green"), "#8CCB5E"),
     (("field", "crop", "agri", "farm", "cultiv", "orchard", "paddy"), "#F2CE49"),
     (("road", "street", "pav", "asphalt", "highway", "rail", "bridge"), "#3F3F46"),
-    (("build", "house", "roof", "construction"), "#C8352B"),
-    (("imperv", "imsurf", "urban", "built", "develop", "settle"), "#9D4EA8"),
-    (("bare", "barren", "soil", "sand", "land", "unpaved", "ground", "rock", "desert"), "#C79A66"),
+    (("build", "house", "roof", "construction"), "#E4512E"),
+    (("imperv", "imsurf", "urban", "built", "develop", "settle"), "#8E44AD"),
+    (("bare", "barren", "soil", "sand", "land", "unpaved", "ground", "rock", "desert"), "#B98A5A"),
     (("car", "vehicle", "ship", "boat", "plane", "truck"), "#FF8A1F"),
-    (("snow", "ice", "cloud"), "#DCEBF7"),
-    (("back", "clutter", "other", "unknown", "unlabel"), "#D9C9E8"),
+    (("snow", "ice", "cloud"), "#E8F6FF"),
+    (("back", "clutter", "other", "unknown", "unlabel"), "#C3A5D9"),
 )
 
 # For names that no list can know: Okabe and Ito's colours and some of Paul Tol's, in an order that stays apart.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from s5.report.canvas import empty_figure, new_figure, show_picture, style_axes
+from s5.report.canvas import empty_figure, new_figure, plain, show_picture, style_axes
 from s5.report.palette import INK, MUTED, SPLITS
+from s5.report.reasons import kind_of
 from s5.report.thumbnails import read_thumbnails
 from s5.types import BandStatistics
 
@@ -58,7 +60,7 @@ def plot_selection(
     shown = _pick_examples(pool, clusters, dropped, example_clusters, examples)
     pictures = read_thumbnails(manifest, [e.tile_id for row in shown.values() for e in row], statistics=statistics)
     bars = min(len(clusters), _MOST_BARS)
-    heights = [max(3.0, 0.9 + 0.21 * bars), *([0.4 + 1.55 * len(shown)] if shown else [])]
+    heights = [max(3.0, 0.9 + 0.21 * bars), *([0.4 + 1.72 * len(shown)] if shown else [])]
     figure = new_figure(12.0, sum(heights))
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).ravel()
     left, right = parts[0].subplots(1, 2, width_ratios=[1.0, 1.15])
@@ -130,7 +132,7 @@ def _pick_examples(
 
 
 def _example(row: Mapping[str, Any], *, kept: bool) -> _Example:
-    reason = "" if kept else f"\n{_short(str(row.get('reason', '')))}"
+    reason = "" if kept else f"\n{_short(kind_of(str(row.get('reason', ''))))}"
     return _Example(str(row["tile_id"]), f"H {float(row['entropy']):.2f}{reason}", kept)
 
 
@@ -143,9 +145,9 @@ def _by_reason(table: pd.DataFrame, count: int) -> list[dict[str, Any]]:
     """Rows of all reasons in turn, so that a rare reason is seen too."""
     if table.empty:
         return []
-    ordered = table.sort_values(["reason", "entropy", "tile_id"])
-    turn = ordered.groupby("reason").cumcount()
-    picked = ordered.assign(_turn=turn).sort_values(["_turn", "reason"]).head(count)
+    ordered = table.assign(_kind=table["reason"].map(kind_of)).sort_values(["_kind", "entropy", "tile_id"])
+    turn = ordered.groupby("_kind").cumcount()
+    picked = ordered.assign(_turn=turn).sort_values(["_turn", "_kind"]).head(count)
     return [{str(k): v for k, v in row.items()} for row in picked.to_dict("records")]
 
 
@@ -185,4 +187,5 @@ def _draw_example(axes: Axes, example: _Example | None, pictures: Mapping[str, N
 
 
 def _short(reason: str) -> str:
-    return reason if len(reason) <= 26 else reason[:25] + "…"
+    """A reason on two lines as wide as a picture."""
+    return plain("\n".join(wrap(reason, width=20, max_lines=2, placeholder=" …")))

@@ -69,7 +69,8 @@ class ClusterPass:
         self.duplicates += block[: place + 1][decided >= 0].tolist()
         self.originals += decided[decided >= 0].tolist()
         self.examined += place + 1
-        self._directions.append(directions[chosen])
+        if chosen:
+            self._directions.append(directions[chosen])
 
     def _like_taken(self, directions: Floats, threshold: float) -> Ints:
         """For each row the first taken tile whose cosine lies over `threshold`, or -1."""

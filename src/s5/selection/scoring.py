@@ -136,7 +136,7 @@ def _run(
     waiting: tuple[list[int], tuple[torch.Tensor, ...]] | None = None
     num_batches = -(-len(reader) // config.batch_size)
     with _evaluating(model, compute):
-        for batch in progress(iterate_tiles(reader, config.batch_size), name, total=num_batches, unit="batch"):
+        for batch in progress(iterate_tiles(reader, config.batch_size), name, total=num_batches):
             with torch.inference_mode(), compute.autocast():
                 images = normalize(compute.to_device(batch.images))
                 outputs = forward(images, compute.to_device(batch.valid))

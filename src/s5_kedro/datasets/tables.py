@@ -54,5 +54,6 @@ class GeoParquetDataset(ParquetDataset):
 
         for column in table.columns:
             if table[column].map(lambda value: isinstance(value, bytes)).any():
-                table[column] = [None if v is None else to_wkt(from_wkb(v), rounding_precision=5) for v in table[column]]
+                shapes = (None if value is None else from_wkb(value) for value in table[column])
+                table[column] = [None if shape is None else to_wkt(shape, rounding_precision=5) for shape in shapes]
         return table

@@ -11,7 +11,7 @@ from torch import Tensor
 from s5.models import SegmentationModel, create_model
 from s5.models.segmentation import pad_to_multiple
 
-ENCODERS = ["resnet10t", "resnet18", "convnext_atto", "mobilenetv3_small_050", "regnety_002", "vit_tiny_patch16_224"]
+ENCODERS = ["resnet10t", "resnet18", "convnext_atto", "mobilenetv3_small_050", "vit_tiny_patch16_224"]
 PAIRS = [(encoder, decoder) for encoder in ENCODERS for decoder in ("upernet", "light")]
 
 
@@ -46,7 +46,7 @@ def test_every_pair_is_rebuilt_from_its_architecture(encoder: str, decoder: str)
         torch.testing.assert_close(again(x), model(x), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+@pytest.mark.parametrize("encoder", [*ENCODERS, "hrnet_w18_small"])
 def test_the_four_maps_have_strides_4_8_16_32(encoder: str) -> None:
     model = build(encoder).eval()
     with torch.no_grad():
@@ -115,6 +115,20 @@ def test_channels_last_and_bf16() -> None:
             low, embedding = model.forward_with_embedding(x)
     assert embedding.dtype == torch.float32
     assert (low.float() - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@pytest.mark.parametrize("encoder", ["gcvit_xxtiny", "pit_ti_224"])
+def test_fixed_size_networks_take_the_size_they_are_built_for(encoder: str) -> None:
+    with torch.no_grad():
+        assert build(encoder, image_size=64).eval()(images(1, 3, 64, 64)).shape == (1, 4, 64, 64)
+        with pytest.raises(ValueError, match=r"does not take an input of 64 x 64 px .*give the tile size as"):
+            build(encoder).eval()(images(1, 3, 64, 64))
+
+
+def test_drop_path_reaches_the_encoder() -> None:
+    model = build("convnext_atto", drop_path=0.3)
+    rates = {m.drop_prob for m in model.modules() if type(m).__name__ == "DropPath"}
+    assert max(rates) == pytest.approx(0.3)
 
 
 def test_swin_maps_come_channels_first() -> None:

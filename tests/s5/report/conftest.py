@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from shapely.geometry import box
 
-from s5.report import GalleryRow, ReportInputs, plot_gallery
+from s5.report import GalleryRow, ReportInputs, plot_gallery, render_report
+from s5.report.canvas import encode
 from s5.types import LabelSpace
 
 CLASSES = ("field", "forest", "water", "road", "building")
@@ -33,6 +34,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 def run_inputs(world: pd.DataFrame, labels: LabelSpace) -> ReportInputs:
     """Everything that a report can show."""
     return make_inputs(world, labels)
+
+
+@pytest.fixture(scope="session")
+def report_html(run_inputs: ReportInputs) -> str:
+    """The page of `run_inputs`."""
+    return render_report(run_inputs)
 
 
 def make_world(folder: Path) -> pd.DataFrame:
@@ -160,8 +167,13 @@ def make_selection(manifest: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame, 
     pool, dropped, clusters = [], [], []
     for cluster, part in scores.groupby("cluster"):
         quota = min(7 + 2 * int(cluster) - 3, len(part))
-        pool.append(part.iloc[:quota].assign(reason="lowest entropy in its cluster"))
-        reasons = ["quota of its cluster is full", "near duplicate of unlabeled_003", "entropy under min_entropy"]
+        taken = [f"place {n + 1} of {quota} in cluster {cluster} by lowest entropy" for n in range(quota)]
+        pool.append(part.iloc[:quota].assign(reason=taken))
+        reasons = [
+            f"cluster full: its {quota} places went to tiles of lower entropy",
+            "near duplicate of unlabeled_003",
+            "entropy below the bound of 0.05",
+        ]
         rest = part.iloc[quota:]
         dropped.append(rest.assign(reason=[reasons[i % 3] for i in range(len(rest))]))
         clusters.append((cluster, quota, quota, 3, len(part), len(rest) // 3))
@@ -203,7 +215,7 @@ def make_inputs(manifest: pd.DataFrame, labels: LabelSpace) -> ReportInputs:
     return ReportInputs(
         dataset="demo",
         evaluation={"dataset": "demo", "split": "test", "models": models},
-        confusion={"models": {name: make_matrix(rng, r) for name, r in zip(names, (0.78, 0.83, 0.85), strict=True)}},
+        confusion={name: make_matrix(rng, r) for name, r in zip(names, (0.78, 0.83, 0.85), strict=True)},
         histories={
             "seed_model": make_history(800, 55, rng, s4p=False),
             "supervised": make_history(2400, 61, rng, s4p=False),
@@ -219,6 +231,8 @@ def make_inputs(manifest: pd.DataFrame, labels: LabelSpace) -> ReportInputs:
                     "unlabeled/corvo_4.tif",
                     "unlabeled/alder_9.tif",
                 ],
+                "split": "unlabeled",
+                "kind": ["truncated", "wrong_bands", "wrong_bands", "nodata"],
                 "reason": [
                     "truncated: the file ends after 113 of 512 rows",
                     "wrong band count: 1 band, expected 3",
@@ -249,7 +263,7 @@ def make_inputs(manifest: pd.DataFrame, labels: LabelSpace) -> ReportInputs:
         pool=pool,
         clusters=clusters,
         dropped=dropped,
-        figures={"prediction_gallery": plot_gallery(make_gallery(manifest), labels, names)},
+        figures={"prediction_gallery": encode(plot_gallery(make_gallery(manifest), labels, names))[1]},
         models={name: {"sha256": f"{i}" * 64, "step": 400, "config": {}} for i, name in enumerate(names)},
         parameters={
             "dataset": "demo",

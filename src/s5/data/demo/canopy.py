@@ -24,12 +24,10 @@ class Crowns:
     kind: NDArray[np.uint8]
     tint: Field
 
-    def at_stems(self, values: NDArray[np.generic]) -> NDArray[np.generic]:
-        """The map's value at each stem (at the nearest pixel for stems outside)."""
-        size = values.shape[0]
-        rows = np.clip(self.row, 0, size - 1).astype(np.int64)
-        cols = np.clip(self.col, 0, size - 1).astype(np.int64)
-        return values[rows, cols]
+    def stems(self, size: int) -> tuple[Index, Index]:
+        """Row and column of the pixel of each stem (the nearest one for stems outside)."""
+        row, col = (np.clip(at, 0, size - 1).astype(np.int64) for at in (self.row, self.col))
+        return row, col
 
 
 def sow_crowns(rng: np.random.Generator, size: int, cell: int) -> Crowns:
@@ -43,19 +41,23 @@ def sow_crowns(rng: np.random.Generator, size: int, cell: int) -> Crowns:
         cell,
         origin[:, None] + jitter[0] * np.float32(cell),
         origin[None, :] + jitter[1] * np.float32(cell),
-        (np.float32(0.62) + np.float32(0.5) * vigour) * np.float32(cell),
-        np.float32(12) + np.float32(12) * vigour,
+        (np.float32(0.45) + np.float32(0.75) * vigour) * np.float32(cell),
+        np.float32(8) + np.float32(12) * vigour,
         rng.integers(0, 4, shape, dtype=np.uint8),
         rng.random(shape, dtype=np.float32) * np.float32(2) - np.float32(1),
     )
 
 
-def grow_canopy(crowns: Crowns, standing: NDArray[np.bool_], size: int) -> tuple[Field, Index]:
-    """Height of the canopy in pixels, 0 where there is none, and the index of the crown seen at each pixel."""
+def grow_canopy(crowns: Crowns, standing: NDArray[np.bool_], ragged: tuple[Field, Field]) -> tuple[Field, Index]:
+    """Height of the canopy in pixels, 0 where there is none, and the index of the crown seen at each pixel.
+
+    `ragged` moves pixels (rows, columns) a little before they are looked up, so that crowns are not round.
+    """
+    size = ragged[0].shape[0]
     cells = standing.shape[0]
     own = np.arange(size) // crowns.cell + 1
-    x = np.arange(size, dtype=np.float32)[None, :]
-    y = np.arange(size, dtype=np.float32)[:, None]
+    y = np.arange(size, dtype=np.float32)[:, None] + ragged[0]
+    x = np.arange(size, dtype=np.float32)[None, :] + ragged[1]
     top = np.zeros((size, size), np.float32)
     seen = np.zeros((size, size), np.int64)
     lift = np.where(standing, crowns.height, np.float32(0)).astype(np.float32)

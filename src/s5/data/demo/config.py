@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 CLASSES = ("field", "forest", "water", "road", "building")
-"""Mask values 0..4. field: open land (crops, grass, bare soil, gardens, shores). forest: tree crowns, in woods, hedges and
-gardens. water: lakes and rivers with the boats on them. road: paved or beaten ground (streets, tracks, drives, car parks,
-bridges) with the vehicles on it. building: roofs."""
+"""Mask values 0..4. field: open land (crops, grass, bare soil, gardens, shores). forest: tree crowns, in woods, hedges
+and gardens. water: lakes and rivers with the boats on them. road: paved or beaten ground (streets, tracks, drives, car
+parks, bridges) with the vehicles on it. building: roofs."""
 
 FIELD, FOREST, WATER, ROAD, BUILDING = range(5)
 EPSG = 32632

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,7 @@ from s5.data.demo.looks import Colour, Look
 from s5.data.demo.noise import Field, fractal_noise, grain, smoothstep, value_noise, wave
 
 Labels = NDArray[np.uint8]
+Spots = NDArray[np.int64]
 GRASS, BARE = 4, 3  # kinds of parcel that are mown or ploughed
 
 
@@ -27,13 +30,33 @@ class Canvas:
 
     @property
     def size(self) -> int:
-        return self.label.shape[0]
+        return int(self.label.shape[0])
 
     def blend(self, colour: Colour | Field, share: Field, gain: Field | float = 1.0) -> None:
         """Lay `colour` times `gain` over the whole canvas where `share` is above 0."""
+        spots = np.flatnonzero(share)
+        self.blend_spots(
+            spots,
+            [c.ravel()[spots] if isinstance(c, np.ndarray) and c.ndim else c for c in colour],
+            share.ravel()[spots],
+            gain.ravel()[spots] if isinstance(gain, np.ndarray) else gain,
+        )
+
+    def blend_window(
+        self, window: tuple[slice, slice], colour: Colour, share: Field, gain: Field | float = 1.0
+    ) -> None:
+        """`blend` in a rectangle of rows and columns."""
         for band in range(3):
-            paint = np.float32(1) * colour[band] * gain
-            self.albedo[band] += share * (np.asarray(paint, dtype=np.float32) - self.albedo[band])
+            part = self.albedo[band][window]
+            part += share * (np.asarray(np.float32(colour[band]) * gain, dtype=np.float32) - part)
+
+    def blend_spots(self, spots: Spots, colour: Sequence[Any], share: Field, gain: Field | float = 1.0) -> None:
+        """`blend` on some pixels, given by their flat index."""
+        for band in range(3):
+            pixels = self.albedo[band].reshape(-1)
+            below = pixels[spots]
+            paint = np.asarray(np.float32(1) * colour[band] * gain, dtype=np.float32)
+            pixels[spots] = below + share * (paint - below)
 
 
 def paint_ground(rng: np.random.Generator, layout: Layout, look: Look) -> Canvas:
@@ -87,7 +110,11 @@ def _paint_gardens(rng: np.random.Generator, layout: Layout, look: Look, canvas:
     plots = rng.random((128, 128), dtype=np.float32)
     rows = np.floor(layout.frame.u * np.float32(1 / 25)).astype(np.int64) % 128
     cols = np.floor(layout.frame.v * np.float32(1 / 36)).astype(np.int64) % 128
-    dry = np.clip(plots[rows, cols] * np.float32(1.1) - np.float32(0.35) + np.float32(0.45) * fractal_noise(rng, size, 22, 3), 0, 1)
+    dry = np.clip(
+        plots[rows, cols] * np.float32(1.1) - np.float32(0.35) + np.float32(0.45) * fractal_noise(rng, size, 22, 3),
+        0,
+        1,
+    )
     gain = 1 + np.float32(0.12) * fractal_noise(rng, size, 16, 3) + np.float32(0.02) * grain(rng, (size, size))
     gain -= np.float32(0.12) * (plots[cols, rows] - np.float32(0.5))
     canvas.blend(look.grass, share, gain)
@@ -105,16 +132,24 @@ def _paint_water(rng: np.random.Generator, layout: Layout, look: Look, canvas: C
     deep = smoothstep(shore, 1.0, 16.0)
     ripple = np.float32(0.06) * fractal_noise(rng, size, 5, 2) + np.float32(0.10) * value_noise(rng, size, 120)
     ripple += np.float32(0.04) * value_noise(rng, size, 18)
-    colour = [np.float32(s) + (np.float32(d) - np.float32(s)) * deep for s, d in zip(look.shallow, look.water, strict=True)]
+    colour = [
+        np.float32(s) + (np.float32(d) - np.float32(s)) * deep for s, d in zip(look.shallow, look.water, strict=True)
+    ]
     canvas.blend(np.stack(colour), smoothstep(shore, -1.5, 1.5), 1 + ripple)
     canvas.label[shore > 0] = WATER
 
 
-def across_and_along(layout: Layout, line: Line) -> tuple[Field, Field]:
-    """Distance from a line's axis and position along it, of every pixel."""
-    frame = layout.frame
-    across, along = (frame.u, frame.v) if line.axis == "u" else (frame.v, frame.u)
-    return across - np.float32(line.at), along
+@dataclass(frozen=True)
+class _Strip:
+    """The pixels near a road, as flat arrays: distance from its axis, position along it, depth inside its edge."""
+
+    spots: Spots
+    distance: Field
+    along: Field
+    depth: Field
+    shore: Field
+    worn: Field
+    rough: Field
 
 
 def _paint_roads(rng: np.random.Generator, layout: Layout, look: Look, canvas: Canvas) -> None:
@@ -123,36 +158,50 @@ def _paint_roads(rng: np.random.Generator, layout: Layout, look: Look, canvas: C
     rough = np.float32(0.9) * value_noise(rng, size, 9)
     # tracks first, the main road last, so that it runs through at crossings
     for line in sorted(layout.lines, key=lambda item: ("track", "street", "main").index(item.kind)):
-        tone = 0.9 + 0.2 * float(rng.integers(0, 1025)) / 1024
-        across, along = across_and_along(layout, line)
-        distance = np.abs(across)
-        inside = np.minimum(along - np.float32(line.start), np.float32(line.end) - along)
-        depth = np.minimum(np.float32(line.half_width) - distance, inside)
+        tone = np.float32(0.9 + 0.2 * int(rng.integers(0, 1025)) / 1024)
+        strip = _strip(layout, line, worn * tone, rough)
         if line.kind == "track":
-            _paint_track(canvas, look, layout.shore, depth + np.float32(0.5) * rough, distance, worn * np.float32(tone))
-            continue
-        if line.kind == "street":
-            depth = np.where(layout.shore > -4, np.float32(-9), depth)
-        canvas.blend(look.soil, np.float32(0.5) * smoothstep(depth + rough, -4.5, -0.5) * (layout.shore < 0), 0.95)
-        canvas.blend(look.asphalt, np.clip(depth + np.float32(0.5), 0, 1), worn * np.float32(tone))
-        if line.kind == "main":
-            _paint_marks(canvas, look, layout.shore, line, distance, along)
-        canvas.label[depth > 0] = ROAD
+            _paint_track(canvas, look, strip)
+        else:
+            _paint_street(canvas, look, strip, line)
 
 
-def _paint_track(canvas: Canvas, look: Look, shore: Field, depth: Field, distance: Field, gain: Field) -> None:
-    depth = np.where(shore > -3, np.float32(-9), depth)
-    canvas.blend(look.track, np.clip(depth + np.float32(0.5), 0, 1), gain)
-    canvas.blend(look.grass, np.float32(0.55) * (depth > 0) * np.clip(np.float32(1.1) - distance, 0, 1), gain)
-    canvas.label[depth > 0] = ROAD
+def _strip(layout: Layout, line: Line, worn: Field, rough: Field) -> _Strip:
+    across, along = (layout.frame.u, layout.frame.v) if line.axis == "u" else (layout.frame.v, layout.frame.u)
+    distance = np.abs(across - np.float32(line.at))
+    spots = np.flatnonzero(distance < line.half_width + 7)
+    distance, along = distance.reshape(-1)[spots], along.reshape(-1)[spots]
+    inside = np.minimum(along - np.float32(line.start), np.float32(line.end) - along)
+    depth = np.minimum(np.float32(line.half_width) - distance, inside)
+    shore = layout.shore.reshape(-1)[spots]
+    bridged = {"main": 1e9, "street": -4.0, "track": -3.0}[line.kind]  # only main roads have bridges
+    depth = np.where(shore > bridged, np.float32(-9), depth).astype(np.float32)
+    return _Strip(spots, distance, along, depth, shore, worn.reshape(-1)[spots], rough.reshape(-1)[spots])
 
 
-def _paint_marks(canvas: Canvas, look: Look, shore: Field, line: Line, distance: Field, along: Field) -> None:
+def _paint_track(canvas: Canvas, look: Look, strip: _Strip) -> None:
+    depth = strip.depth + np.float32(0.5) * strip.rough
+    canvas.blend_spots(strip.spots, look.track, np.clip(depth + np.float32(0.5), 0, 1), strip.worn)
+    green = np.float32(0.55) * (depth > 0) * np.clip(np.float32(1.1) - strip.distance, 0, 1)
+    canvas.blend_spots(strip.spots, look.grass, green, strip.worn)
+    canvas.label.reshape(-1)[strip.spots[depth > 0]] = ROAD
+
+
+def _paint_street(canvas: Canvas, look: Look, strip: _Strip, line: Line) -> None:
+    verge = np.float32(0.5) * smoothstep(strip.depth + strip.rough, -4.5, -0.5) * (strip.shore < 0)
+    canvas.blend_spots(strip.spots, look.soil, verge, 0.95)
+    canvas.blend_spots(strip.spots, look.asphalt, np.clip(strip.depth + np.float32(0.5), 0, 1), strip.worn)
+    if line.kind == "main":
+        _paint_marks(canvas, strip, line)
+    canvas.label.reshape(-1)[strip.spots[strip.depth > 0]] = ROAD
+
+
+def _paint_marks(canvas: Canvas, strip: _Strip, line: Line) -> None:
     """A dashed centre line, edge lines, and light parapets where the road is a bridge."""
-    white = (0.86, 0.86, 0.82)
-    dash = along * np.float32(1 / 22)
-    canvas.blend(white, np.clip(np.float32(0.95) - distance, 0, 1) * ((dash - np.floor(dash)) < 0.55))
-    edge = np.abs(distance - np.float32(line.half_width - 1.4))
-    canvas.blend(white, np.float32(0.55) * np.clip(np.float32(0.9) - edge, 0, 1))
-    parapet = np.abs(distance - np.float32(line.half_width - 0.3))
-    canvas.blend((0.70, 0.69, 0.66), np.clip(np.float32(1.3) - parapet, 0, 1) * (shore > -5))
+    white, dash = (0.86, 0.86, 0.82), strip.along * np.float32(1 / 22)
+    centre = np.clip(np.float32(0.95) - strip.distance, 0, 1) * ((dash - np.floor(dash)) < 0.55)
+    canvas.blend_spots(strip.spots, white, centre)
+    edge = np.abs(strip.distance - np.float32(line.half_width - 1.4))
+    canvas.blend_spots(strip.spots, white, np.float32(0.55) * np.clip(np.float32(0.9) - edge, 0, 1))
+    parapet = np.abs(strip.distance - np.float32(line.half_width - 0.3))
+    canvas.blend_spots(strip.spots, (0.70, 0.69, 0.66), np.clip(np.float32(1.3) - parapet, 0, 1) * (strip.shore > -5))

@@ -100,7 +100,8 @@ def make_layout(rng: np.random.Generator, size: int, theme: Theme) -> Layout:
     """Lay a scene out."""
     frame = _make_frame(rng, size)
     cuts_u, parcel, margin, cuts_v, along_u = _cut_parcels(rng, frame)
-    shore = _lay_water(rng, frame, theme.water)
+    main_at = float(cuts_u[np.argmin(np.abs(cuts_u))])
+    shore = _lay_water(rng, frame, theme.water, main_at)
     lines = _lay_roads(rng, size, cuts_u, cuts_v, theme)
     main = lines[0]
     blob = fractal_noise(rng, size, 180, 2)
@@ -108,7 +109,9 @@ def make_layout(rng: np.random.Generator, size: int, theme: Theme) -> Layout:
     near = 1 - np.abs(frame.u - np.float32(main.at)) / reach + np.float32(0.35) * blob
     town = np.clip(near * np.float32(2), 0, 1) * np.float32(theme.settlement)
     woods = fractal_noise(rng, size, 210, 3) - np.float32(0.9) * town
-    threshold = np.partition(woods.ravel(), int((1 - theme.woods) * (woods.size - 1)))[int((1 - theme.woods) * (woods.size - 1))]
+    threshold = np.partition(woods.ravel(), int((1 - theme.woods) * (woods.size - 1)))[
+        int((1 - theme.woods) * (woods.size - 1))
+    ]
     return Layout(frame, theme, parcel, margin, along_u, shore, lines, town, woods - threshold)
 
 
@@ -132,9 +135,7 @@ def _cuts(rng: np.random.Generator, reach: float, low: int, high: int) -> Field:
     return np.array(cuts, np.float32)
 
 
-def _cut_parcels(
-    rng: np.random.Generator, frame: Frame
-) -> tuple[Field, IntMap, Field, list[Field], NDArray[np.bool_]]:
+def _cut_parcels(rng: np.random.Generator, frame: Frame) -> tuple[Field, IntMap, Field, list[Field], NDArray[np.bool_]]:
     """Strips of land between cuts in u, each divided by its own cuts in v."""
     reach = 0.75 * frame.size + 20
     cuts_u = _cuts(rng, reach, 75, 165)
@@ -156,24 +157,29 @@ def _cut_parcels(
     return cuts_u, parcel, margin.astype(np.float32), all_cuts, rows_along_u[parcel]
 
 
-def _lay_water(rng: np.random.Generator, frame: Frame, kind: str) -> Field:
+def _lay_water(rng: np.random.Generator, frame: Frame, kind: str, main_at: float) -> Field:
     size = frame.size
     ripple = np.float32(7) * value_noise(rng, size, 48) + np.float32(2.5) * value_noise(rng, size, 14)
-    x = np.arange(size, dtype=np.float32)[None, :]
-    y = np.arange(size, dtype=np.float32)[:, None]
     if kind == "none":
         return np.full((size, size), -1e3, np.float32)
     if kind == "lake":
-        cx, cy = (float(rng.integers(size // 8, size - size // 8)) for _ in range(2))
-        radius = np.float32(min(0.36 * size, 150) * (0.8 + 0.4 * float(rng.integers(0, 1025)) / 1024))
-        shape = np.float32(0.42) * radius * value_noise(rng, size, 130)
-        return (radius - np.sqrt((x - np.float32(cx)) ** 2 + (y - np.float32(cy)) ** 2) + shape + ripple).astype(np.float32)
+        # beside the main road, on the side where more of the scene lies
+        radius = min(0.30 * size, 140) * (0.8 + 0.4 * int(rng.integers(0, 1025)) / 1024)
+        u = main_at + (-1 if main_at > 0 else 1) * (1.15 * radius + 22)
+        v = float(rng.integers(-size // 5, size // 5 + 1))
+        shape = np.float32(0.75 * radius) * value_noise(rng, size, 120) + np.float32(0.4 * radius) * value_noise(
+            rng, size, 60
+        )
+        away = np.sqrt((frame.u - np.float32(u)) ** 2 + np.float32(0.6) * (frame.v - np.float32(v)) ** 2)
+        road = np.abs(frame.u - np.float32(main_at)) - np.float32(14) + ripple
+        return np.asarray(np.minimum(np.float32(radius) - away + shape + ripple, road), dtype=np.float32)
     # across the parcels' v, so that it meets the main road once
     bow = np.float32(26) * wave(frame.u * np.float32(1 / 410) + np.float32(float(rng.integers(0, 1024)) / 1024))
     offset = float(rng.integers(-size // 5, size // 5 + 1))
     half_width = float(rng.integers(26, 46)) if kind == "river" else float(rng.integers(8, 13))
     slack = np.float32(1 if kind == "river" else 0.3)
-    return (np.float32(half_width) - np.abs(frame.v - np.float32(offset) + bow) + slack * ripple).astype(np.float32)
+    bank = np.float32(half_width) - np.abs(frame.v - np.float32(offset) + bow)
+    return np.asarray(bank + slack * ripple, dtype=np.float32)
 
 
 def _lay_roads(
@@ -192,7 +198,9 @@ def _lay_roads(
             at += float(rng.integers(95, 165))
     for index in order[1:]:
         if rng.random() < 0.5:
-            lines.append(Line("u", float(cuts_u[index]), -2.0 * size, 2.0 * size, float(rng.integers(20, 34)) / 10, "track"))
+            lines.append(
+                Line("u", float(cuts_u[index]), -2.0 * size, 2.0 * size, float(rng.integers(20, 34)) / 10, "track")
+            )
     for index, cuts in enumerate(cuts_v):
         for at in cuts[1:-1]:
             if rng.random() < 0.16:

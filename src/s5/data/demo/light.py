@@ -63,7 +63,8 @@ def expose(rng: np.random.Generator, canvas: Canvas, look: Look) -> NDArray[np.u
     if rest > 0:
         image = image + rest * (blur(image, 1) - image)
     noise = grain(rng, image.shape) * np.float32(0.75) + grain(rng, image.shape[1:]) * np.float32(0.65)
-    stripes = grain(rng, (canvas.size,)) * np.float32(0.22)
+    stripes = grain(rng, (canvas.size,)) * np.float32(0.14)
     values = image * np.float32(255) + np.float32(look.noise) * (noise + stripes)
     # 0 is kept for "no data"
-    return np.clip(np.floor(values + np.float32(0.5)), 1, 255).astype(np.uint8)
+    levels: NDArray[np.uint8] = np.clip(np.floor(values + np.float32(0.5)), 1, 255).astype(np.uint8)
+    return levels

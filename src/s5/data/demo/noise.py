@@ -14,16 +14,16 @@ Field = NDArray[np.float32]
 
 def wave(phase: Field) -> Field:
     """A sine of `phase` cycles made of two parabolas, in [-1, 1]."""
-    p = phase - np.floor(phase)
-    half = np.where(p < 0.5, p, p - np.float32(0.5))
-    arch = np.float32(16) * half * (np.float32(0.5) - half)
-    return np.where(p < 0.5, arch, -arch).astype(np.float32)
+    p = phase - np.floor(phase) - np.float32(0.5)
+    arches: Field = p * (np.float32(16) * np.abs(p) - np.float32(8))
+    return arches
 
 
 def smoothstep(values: Field, low: float, high: float) -> Field:
     """0 below `low`, 1 above `high`, a cubic between."""
     t = np.clip((values - np.float32(low)) * np.float32(1 / (high - low)), 0, 1)
-    return (t * t * (np.float32(3) - np.float32(2) * t)).astype(np.float32)
+    step: Field = t * t * (np.float32(3) - np.float32(2) * t)
+    return step
 
 
 def _interpolated(lattice: Field, axis: int, size: int, period: float, offset: float) -> Field:
@@ -34,8 +34,8 @@ def _interpolated(lattice: Field, axis: int, size: int, period: float, offset: f
     shape = [1, 1]
     shape[axis] = size
     left, right = (np.float32(0.5) * (1 - t) * (1 - t)).reshape(shape), (np.float32(0.5) * t * t).reshape(shape)
-    result = left * lattice.take(cell - 1, axis) + right * lattice.take(cell + 1, axis)
-    return (result + (1 - left - right) * lattice.take(cell, axis)).astype(np.float32)
+    sides = left * lattice.take(cell - 1, axis) + right * lattice.take(cell + 1, axis)
+    return np.asarray(sides + (1 - left - right) * lattice.take(cell, axis), dtype=np.float32)
 
 
 def value_noise(rng: np.random.Generator, size: int, period: float) -> Field:
@@ -43,7 +43,8 @@ def value_noise(rng: np.random.Generator, size: int, period: float) -> Field:
     cells = int(size / period) + 5
     lattice = rng.random((cells, cells), dtype=np.float32) * np.float32(2) - np.float32(1)
     offset = float(rng.integers(0, 1024)) / 1024 * period
-    return _interpolated(_interpolated(lattice, 0, size, period, offset), 1, size, period, offset)
+    wide = _interpolated(lattice, 1, size, period, offset)  # the short way first: rows are then copied whole
+    return _interpolated(wide, 0, size, period, offset)
 
 
 def fractal_noise(rng: np.random.Generator, size: int, period: float, octaves: int, gain: float = 0.55) -> Field:
@@ -60,7 +61,8 @@ def grain(rng: np.random.Generator, shape: tuple[int, ...]) -> Field:
     """White noise of mean 0 and standard deviation 1: the sum of three uniform bytes, so that it is exact."""
     raw = rng.integers(0, 256, size=(3, *shape), dtype=np.uint8)
     total = raw[0].astype(np.float32) + raw[1] + raw[2]
-    return ((total - np.float32(382.5)) * np.float32(1 / 128)).astype(np.float32)
+    white: Field = (total - np.float32(382.5)) * np.float32(1 / 128)
+    return white
 
 
 def blur(image: Field, passes: int) -> Field:
@@ -73,3 +75,8 @@ def blur(image: Field, passes: int) -> Field:
             smooth = (padded[:-2] + padded[2:]) * np.float32(0.25) + padded[1:-1] * np.float32(0.5)
             image = np.moveaxis(smooth, 0, axis)
     return np.ascontiguousarray(image, dtype=np.float32)
+
+
+def uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """A number of `low`..`high` in 1/1024 steps."""
+    return low + (high - low) * int(rng.integers(0, 1025)) / 1024

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from s5.data.demo.buildings import Box, build_settlement
+from s5.data.demo.boxes import Box
+from s5.data.demo.buildings import build_settlement
 from s5.data.demo.canopy import grow_canopy, sow_crowns
 from s5.data.demo.config import FIELD, FOREST
 from s5.data.demo.ground import Canvas, paint_ground
 from s5.data.demo.layout import THEMES, Layout, make_layout
 from s5.data.demo.light import expose, shade_canopy, sun_on_ground
 from s5.data.demo.looks import Look, scene_look
-from s5.data.demo.noise import fractal_noise, grain, smoothstep
+from s5.data.demo.noise import Field, fractal_noise, grain, smoothstep, value_noise
 from s5.data.demo.traffic import drive_vehicles, float_boats
 
 
@@ -51,13 +52,15 @@ def make_scene(seed: tuple[int, ...], *, region: int, theme: str, size: int, rea
 def _plant_trees(rng: np.random.Generator, layout: Layout, look: Look, canvas: Canvas) -> None:
     """Woods, hedges between parcels, trees along water and in gardens; labels follow the crowns."""
     size = canvas.size
-    crowns = sow_crowns(rng, size, int(rng.integers(9, 13)))
+    crowns = sow_crowns(rng, size, int(rng.integers(7, 11)))
     hedge = (layout.margin < 4) & (fractal_noise(rng, size, 120, 1) > 0.28) & (layout.town < 0.3)
     riverside = (layout.shore > -16) & (layout.shore < -3) & (fractal_noise(rng, size, 60, 1) > 0.1)
-    chance = np.where(layout.woods > 0, 0.97, 0.004 + 0.20 * smoothstep(layout.town, 0.2, 0.5) + 0.75 * hedge + 0.6 * riverside)
+    chance = np.where(
+        layout.woods > 0, 0.97, 0.004 + 0.09 * smoothstep(layout.town, 0.2, 0.5) + 0.75 * hedge + 0.6 * riverside
+    )
     dice = rng.random(crowns.radius.shape)
-    standing = (dice < crowns.at_stems(chance)) & (crowns.at_stems(canvas.label) == FIELD)
-    canopy, seen = grow_canopy(crowns, standing, size)
+    standing = (dice < chance[crowns.stems(size)]) & (canvas.label[crowns.stems(size)] == FIELD)
+    canopy, seen = grow_canopy(crowns, standing, (_ragged(rng, size), _ragged(rng, size)))
     floor = (layout.woods > 0.06) & (canvas.label == FIELD)
     canopy = np.where(canvas.label == FIELD, canopy, np.float32(0)).astype(np.float32)
     leaf = canopy > 0
@@ -74,3 +77,7 @@ def _plant_trees(rng: np.random.Generator, layout: Layout, look: Look, canvas: C
     shade_canopy(canvas, canopy, look)
     canvas.height = np.maximum(canvas.height, canopy)
     canvas.label[leaf | floor] = FOREST
+
+
+def _ragged(rng: np.random.Generator, size: int) -> Field:
+    return np.float32(1.6) * value_noise(rng, size, 4.5)

@@ -6,11 +6,12 @@ import math
 
 import numpy as np
 
-from s5.data.demo.buildings import Box, cover_of, patch_of, uniform
+from s5.data.demo.boxes import Box, cover_of, patch_of
 from s5.data.demo.config import ROAD, WATER
 from s5.data.demo.ground import Canvas
 from s5.data.demo.layout import Layout
 from s5.data.demo.looks import Colour
+from s5.data.demo.noise import uniform
 
 _PAINTS: tuple[Colour, ...] = (
     (0.88, 0.88, 0.87), (0.85, 0.85, 0.86), (0.66, 0.67, 0.69), (0.12, 0.12, 0.14), (0.30, 0.31, 0.33),
@@ -65,10 +66,7 @@ def _cover(canvas: Canvas, box: Box, colour: Colour, share: float = 1.0) -> None
     patch = patch_of(box, canvas.size)
     if patch is None:
         return
-    cover = np.float32(share) * cover_of(patch, box)
-    for band in range(3):
-        part = canvas.albedo[band][patch.rows, patch.cols]
-        part += cover * (np.float32(colour[band]) - part)
+    canvas.blend_window((patch.rows, patch.cols), colour, np.float32(share) * cover_of(patch, box))
 
 
 def _stands_on(canvas: Canvas, box: Box, label: int) -> bool:
@@ -100,7 +98,7 @@ def float_boats(rng: np.random.Generator, layout: Layout, canvas: Canvas) -> lis
     spots = np.argwhere((layout.shore > 9) & (canvas.label == WATER))
     if not len(spots):
         return boxes
-    for _ in range(2 + len(spots) // 2600):
+    for _ in range(2 + len(spots) // 4000):
         row, col = spots[int(rng.integers(0, len(spots)))]
         length = uniform(rng, 13, 30)
         turn = uniform(rng, -0.6, 0.6)
@@ -109,7 +107,9 @@ def float_boats(rng: np.random.Generator, layout: Layout, canvas: Canvas) -> lis
         cos, sin = layout.frame.cos * flip, layout.frame.sin * flip
         dx, dy = cos - turn * sin, sin + turn * cos
         norm = math.sqrt(dx * dx + dy * dy)
-        box = Box(float(col) + 0.5, float(row) + 0.5, dx / norm, dy / norm, length, length * uniform(rng, 0.26, 0.36), "boat")
+        box = Box(
+            float(col) + 0.5, float(row) + 0.5, dx / norm, dy / norm, length, length * uniform(rng, 0.26, 0.36), "boat"
+        )
         apart = all((box.x - b.x) ** 2 + (box.y - b.y) ** 2 > (box.length + b.length) ** 2 / 2 for b in boxes)
         if apart and _stands_on(canvas, box, WATER):
             _draw_boat(rng, canvas, box, moving)
@@ -130,13 +130,8 @@ def _draw_boat(rng: np.random.Generator, canvas: Canvas, box: Box, moving: bool)
         behind = np.clip(-along - np.float32(0.8), 0, 6)
         spread = np.abs(np.abs(patch.across) - behind * np.float32(box.width * 0.28))
         foam = np.clip(np.float32(2.0) - spread, 0, 1) * np.clip(1 - behind * np.float32(1 / 5.5), 0, 1) * (behind > 0)
-        for band in range(3):
-            part = canvas.albedo[band][window]
-            part += np.float32(0.55) * foam * water * (np.float32(0.8) - part)
-    hue = _HULLS[int(rng.integers(0, len(_HULLS)))]
-    for band in range(3):
-        part = canvas.albedo[band][window]
-        part += hull * water * (np.float32(hue[band]) - part)
+        canvas.blend_window(window, (0.8, 0.8, 0.8), np.float32(0.55) * foam * water)
+    canvas.blend_window(window, _HULLS[int(rng.integers(0, len(_HULLS)))], hull * water)
     canvas.height[window] = np.maximum(canvas.height[window], np.float32(3) * ((hull > 0.5) & water))
     x, y = box.x - box.dx * box.length * 0.12, box.y - box.dy * box.length * 0.12
     _cover(canvas, Box(x, y, box.dx, box.dy, box.length * 0.34, box.width * 0.6), (0.36, 0.38, 0.42), 0.8)

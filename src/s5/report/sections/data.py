@@ -11,6 +11,7 @@ from s5.report.footprints import has_footprints, plot_footprints
 from s5.report.inputs import ReportInputs
 from s5.report.markup import Html, element, table
 from s5.report.palette import SPLITS, class_colors
+from s5.report.reasons import kind_of
 from s5.report.sections.parts import bar, counted, figure, folded, section, shown_of, swatch
 
 _ORDER = ("labeled", "unlabeled", "noisy", "val", "test")
@@ -32,7 +33,7 @@ def quarantine(inputs: ReportInputs) -> Html | None:
         return None
     if files.empty:
         return section("quarantine", "Quarantine", element("p", "Every file could be used.", class_="lead"))
-    kinds = files["reason"].map(_kind_of_reason)
+    kinds = files["kind"] if "kind" in files else files["reason"].map(kind_of)
     counts = sorted(
         ((len(part), str(kind)) for kind, part in files.groupby(kinds)), key=lambda pair: (-pair[0], pair[1])
     )
@@ -42,18 +43,10 @@ def quarantine(inputs: ReportInputs) -> Html | None:
     return section(
         "quarantine",
         "Quarantine",
-        element("p", f"{counted(len(files), 'file')} could not be used and went into no split.", class_="lead"),
-        table(["reason", "files"], [[kind, f"{count:,}"] for count, kind in counts]),
+        element("p", f"{counted(len(files), 'file')} could not be used, or only in part.", class_="lead"),
+        table(["kind", "files"], [[kind.replace("_", " "), f"{count:,}"] for count, kind in counts]),
         folded("Files", element("p", shown_of(len(files), _MOST_FILES)), table(["path", "reason"], listed)),
     )
-
-
-def _kind_of_reason(reason: object) -> str:
-    """A reason without what differs from file to file: what stands before the first colon, bracket or semicolon."""
-    text = str(reason)
-    for mark in (": ", " (", "; "):
-        text = text.split(mark)[0]
-    return text
 
 
 def _sentence(inputs: ReportInputs) -> Html | None:
@@ -133,9 +126,9 @@ def _class_pixels(inputs: ReportInputs) -> dict[str, Mapping[str, int]]:
     """As counted, else from the rows of a confusion matrix, which are the truth of the evaluated split."""
     if inputs.class_pixels:
         return dict(inputs.class_pixels)
-    if not inputs.matrices:
+    if not inputs.confusion:
         return {}
-    matrix = next(iter(inputs.matrices.values()))
+    matrix = next(iter(inputs.confusion.values()))
     split = str((inputs.evaluation or {}).get("split", "test"))
     return {split: {name: int(sum(row)) for name, row in zip(inputs.classes, matrix, strict=True)}}
 

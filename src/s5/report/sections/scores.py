@@ -37,8 +37,8 @@ def gallery(inputs: ReportInputs) -> Html | None:
 def _confusion_picture(inputs: ReportInputs) -> Picture | None:
     if "confusion_matrix" in inputs.figures:
         return inputs.figures["confusion_matrix"]
-    if inputs.matrices and inputs.classes:
-        return plot_confusion(inputs.matrices, inputs.classes)
+    if inputs.confusion and inputs.classes:
+        return plot_confusion(inputs.confusion, inputs.classes)
     return None
 
 

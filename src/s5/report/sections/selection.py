@@ -7,6 +7,7 @@ import pandas as pd
 from s5.report.canvas import Picture
 from s5.report.inputs import ReportInputs
 from s5.report.markup import Html, element, table
+from s5.report.reasons import kind_of
 from s5.report.sections.parts import counted, figure, folded, section
 from s5.report.selection import plot_selection
 
@@ -58,7 +59,7 @@ def _reasons(inputs: ReportInputs) -> Html | None:
     for kind, frame in (("kept", inputs.pool), ("dropped", inputs.dropped)):
         if frame is None or "reason" not in frame or frame.empty:
             continue
-        for reason, part in frame.groupby("reason", sort=True):
+        for reason, part in frame.groupby(frame["reason"].map(kind_of), sort=True):
             low, high = part["entropy"].min(), part["entropy"].max()
             rows.append([kind, str(reason), f"{len(part):,}", f"{low:.3f} … {high:.3f}"])
     if not rows:

@@ -35,4 +35,4 @@ class EvaluationConfig:
             raise ValueError(f"evaluation.models: expected evaluation.models.NAME=PATH, got {self.models!r}")
         for name, path in self.models.items():
             if not isinstance(path, str) or not path:
-                raise ValueError(f"evaluation.models.{name}: expected the path of a pointer or of weights, got {path!r}")
+                raise ValueError(f"evaluation.models.{name}: expected the path of a pointer or weights, got {path!r}")

@@ -28,14 +28,14 @@ def evaluate_models(
     config = configure(EvaluationConfig, evaluation, "evaluation")
     data = segmentation_data(tile_manifest, band_statistics, label_space, compute)
     trained = {"supervised": supervised_model, "s4p": s4p_model, "finetuned": finetuned_model}
-    reader, log = data.split(config.split), MetricsLog("evaluation")
     scores, counts = {}, {}
     for name, pointer in chosen_models(config, trained).items():
         model, statistics = open_model(name, pointer, data)
-        matrix = count_confusion(model, reader, statistics, data.labels, config.batch_size, compute)
+        matrix = count_confusion(model, data.split(config.split), statistics, data.labels, config.batch_size, compute)
         counts[name] = matrix.tolist()
         scores[name] = {**segmentation_scores(matrix, data.labels.classes), **provenance(pointer)}
-        log({f"{name}.{key}": scores[name][key] for key in ("miou", "macc", "mf1", "oa")}, step=0)
+        with MetricsLog(f"evaluation.{name}") as log:
+            log({key: scores[name][key] for key in ("miou", "macc", "mf1", "oa")}, step=0)
     head = {"dataset": label_space["name"], "split": config.split}
     return {**head, "models": scores}, {**head, "classes": list(data.labels.classes), "models": counts}
 

@@ -29,17 +29,17 @@ def finetune_model(
 
     if s4p_model is None:
         raise FileNotFoundError("s4p_model: there is none yet; make it with kedro run --pipelines=s4p_pretrain")
-    log = MetricsLog("finetune")
-    result = train_supervised(
-        segmentation_data(tile_manifest, band_statistics, label_space, compute),
-        configure(ModelConfig, model, "model"),
-        configure(SupervisedConfig, finetune, "finetune"),
-        configure(ComputeConfig, compute, "compute"),
-        name="finetuned_model",
-        project=project_root(),
-        seed=seed,
-        init=s4p_model,
-        log=log,
-    )
-    log.catch_up(result.history)
+    with MetricsLog("finetune") as log:
+        result = train_supervised(
+            segmentation_data(tile_manifest, band_statistics, label_space, compute),
+            configure(ModelConfig, model, "model"),
+            configure(SupervisedConfig, finetune, "finetune"),
+            configure(ComputeConfig, compute, "compute"),
+            name="finetuned_model",
+            project=project_root(),
+            seed=seed,
+            init=s4p_model,
+            log=log,
+        )
+        log.catch_up(result.history)
     return result.pointer, pd.DataFrame(result.history)

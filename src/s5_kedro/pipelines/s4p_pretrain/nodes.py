@@ -30,20 +30,20 @@ def pretrain_s4p(
     from s5.models import ModelConfig
 
     config = configure(semisup.S4PConfig, s4p, "s4p")
-    log = MetricsLog("s4p")
-    result = semisup.pretrain_s4p(
-        segmentation_data(tile_manifest, band_statistics, label_space, compute),
-        list(pretrain_pool["tile_id"]),
-        configure(ModelConfig, model, "model"),
-        config,
-        configure(ComputeConfig, compute, "compute"),
-        name="s4p_model",
-        project=project_root(),
-        seed=seed,
-        init=initial_weights(config.init, seed_model),
-        log=log,
-    )
-    log.catch_up(result.history)
+    with MetricsLog("s4p") as log:
+        result = semisup.pretrain_s4p(
+            segmentation_data(tile_manifest, band_statistics, label_space, compute),
+            list(pretrain_pool["tile_id"]),
+            configure(ModelConfig, model, "model"),
+            config,
+            configure(ComputeConfig, compute, "compute"),
+            name="s4p_model",
+            project=project_root(),
+            seed=seed,
+            init=initial_weights(config.init, seed_model),
+            log=log,
+        )
+        log.catch_up(result.history)
     return result.pointer, pd.DataFrame(result.history)
 
 

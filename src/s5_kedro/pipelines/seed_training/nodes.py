@@ -26,16 +26,16 @@ def train_seed_model(
     from s5.finetuning import SupervisedConfig, train_supervised
     from s5.models import ModelConfig
 
-    log = MetricsLog("seed_model")
-    result = train_supervised(
-        segmentation_data(tile_manifest, band_statistics, label_space, compute),
-        configure(ModelConfig, model, "model"),
-        configure(SupervisedConfig, seed_model, "seed_model"),
-        configure(ComputeConfig, compute, "compute"),
-        name="seed_model",
-        project=project_root(),
-        seed=seed,
-        log=log,
-    )
-    log.catch_up(result.history)
+    with MetricsLog("seed_model") as log:
+        result = train_supervised(
+            segmentation_data(tile_manifest, band_statistics, label_space, compute),
+            configure(ModelConfig, model, "model"),
+            configure(SupervisedConfig, seed_model, "seed_model"),
+            configure(ComputeConfig, compute, "compute"),
+            name="seed_model",
+            project=project_root(),
+            seed=seed,
+            log=log,
+        )
+        log.catch_up(result.history)
     return result.pointer, pd.DataFrame(result.history)

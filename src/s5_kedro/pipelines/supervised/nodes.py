@@ -29,18 +29,18 @@ def train_supervised(
     from s5.finetuning import SupervisedConfig
     from s5.models import ModelConfig
 
-    log = MetricsLog("supervised")
-    result = finetuning.train_supervised(
-        segmentation_data(tile_manifest, band_statistics, label_space, compute),
-        configure(ModelConfig, model, "model"),
-        configure(SupervisedConfig, with_fair_budget(supervised, budget), "supervised"),
-        configure(ComputeConfig, compute, "compute"),
-        name="supervised_model",
-        project=project_root(),
-        seed=seed,
-        log=log,
-    )
-    log.catch_up(result.history)
+    with MetricsLog("supervised") as log:
+        result = finetuning.train_supervised(
+            segmentation_data(tile_manifest, band_statistics, label_space, compute),
+            configure(ModelConfig, model, "model"),
+            configure(SupervisedConfig, with_fair_budget(supervised, budget), "supervised"),
+            configure(ComputeConfig, compute, "compute"),
+            name="supervised_model",
+            project=project_root(),
+            seed=seed,
+            log=log,
+        )
+        log.catch_up(result.history)
     return result.pointer, pd.DataFrame(result.history)
 
 

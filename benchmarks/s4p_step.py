@@ -1,0 +1,95 @@
+"""S4P steps/s of the engine, loading and augmentation included, against the bare maths of the same step.
+
+The bare maths runs on preloaded tensors: teacher forward, student forward and backward, AdamW, EMA, nothing else.
+Both run in turn in one process; medians of the ratio of neighbouring runs. Usage: python benchmarks/s4p_step.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+
+import torch
+import torch.nn.functional as F
+from worlds import tiles_in_memory
+
+from s5.data.loader import read_ahead
+from s5.data.transforms import Normalizer
+from s5.engine import ComputeConfig, resolve_compute
+from s5.models import create_model
+from s5.semisup import S4PConfig
+from s5.semisup.s4p import S4P
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--encoder", default="resnet18")
+    parser.add_argument("--decoder", default="upernet")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=6)
+    args = parser.parse_args()
+    compute = resolve_compute(ComputeConfig())
+    source, stats, labels = tiles_in_memory(count=64, size=256)
+    config = S4PConfig()
+    model = create_model(args.encoder, args.decoder, classes=labels.num_classes, decoder_channels=64)
+    model.to(compute.device).to(memory_format=torch.channels_last)
+    bare = BareStep(copy.deepcopy(model), compute, config, labels.num_classes)
+    method = S4P(model, source, source, Normalizer(stats, compute.device), labels, config, compute, seed=0)
+
+    def ours() -> None:
+        for step, batches in enumerate(read_ahead(method.read, range(args.steps), depth=2)):
+            method.step(step, batches)
+        synchronize(compute.device)
+
+    def maths() -> None:
+        for _ in range(args.steps):
+            bare.step()
+        synchronize(compute.device)
+
+    ours(), maths()
+    pairs = [(seconds(ours), seconds(maths)) for _ in range(args.rounds)]
+    rate = [args.steps / statistics.median(column) for column in zip(*pairs, strict=True)]
+    ratio = statistics.median(b / a for a, b in pairs)
+    print(f"S4P step, {args.encoder} + {args.decoder}, 8 + 8 crops of 128 px, {compute.device}, {compute.precision}")
+    print(f"  engine {rate[0]:.2f} steps/s, bare maths {rate[1]:.2f} steps/s, ratio {ratio:.1%} (bar: 80 %)")
+
+
+class BareStep:
+    """Teacher and student forward, backward, optimiser and EMA on tensors that are there already."""
+
+    def __init__(self, model: torch.nn.Module, compute: object, config: S4PConfig, classes: int) -> None:
+        self.model, self.teacher, self.compute = model, copy.deepcopy(model).eval(), compute
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+        make = lambda n: torch.randn(n, 3, 128, 128, device=compute.device).to(memory_format=torch.channels_last)  # noqa: E731
+        self.labeled, self.weak, self.strong = make(8), make(8), make(8)
+        self.masks = torch.randint(0, classes, (8, 128, 128), device=compute.device)
+
+    def step(self) -> None:
+        with torch.no_grad(), self.compute.autocast():
+            confidence, pseudo = self.teacher(self.weak).float().softmax(1).max(1)
+        with self.compute.autocast():
+            logits = self.model.train()(torch.cat([self.labeled, self.strong])).float()
+        loss = F.cross_entropy(logits[:8], self.masks)
+        loss = (loss + (F.cross_entropy(logits[8:], pseudo, reduction="none") * (confidence > 0.95)).mean()) / 2
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.teacher.parameters()), list(self.model.parameters()), 0.01)
+
+
+def seconds(run: object) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()

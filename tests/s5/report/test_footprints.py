@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from shapely.geometry import box
+
+from s5.report import plot_footprints
+from s5.report.canvas import encode
+from s5.report.footprints import has_footprints
+
+
+def test_far_areas_get_their_own_panel(world: pd.DataFrame) -> None:
+    figure = plot_footprints(world, ["unlabeled_001"])
+    assert len([axes for axes in figure.axes if axes.get_visible()]) == 2
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "unlabeled, selected" in names
+    assert encode(figure)[1]
+
+
+def test_kilometres() -> None:
+    """0.01 degrees at 60 degrees north: 1.113 km north and half of that east."""
+    shapes = [box(10.0, 60.0, 10.005, 60.005), box(10.005, 60.005, 10.01, 60.01)]
+    manifest = pd.DataFrame({"tile_id": ["a", "b"], "split": ["labeled", "test"], "geometry": shapes})
+    axes = plot_footprints(manifest).axes[0]
+    corners = np.concatenate([path.vertices for c in axes.collections for path in c.get_paths()])
+    np.testing.assert_allclose(np.ptp(corners, axis=0), [0.5566, 1.1132], rtol=1e-3)
+
+
+def test_nothing_is_georeferenced() -> None:
+    manifest = pd.DataFrame({"tile_id": ["a"], "split": ["test"], "geometry": [None]})
+    assert not has_footprints(manifest)
+    assert not has_footprints(manifest.drop(columns="geometry"))
+    assert encode(plot_footprints(manifest))[1]

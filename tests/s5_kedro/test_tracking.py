@@ -1,0 +1,147 @@
+"""Metrics reach MLflow once each, and a killed run is told from a finished one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from s5_kedro.hooks import TrackingHooks
+from s5_kedro.tracking import MetricsLog, OpenRun, git_revision
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of MLflow's own import
+    import mlflow
+
+# MLflow's store with SQLAlchemy 2.1.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("mlflow")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    mlflow.MlflowClient().create_experiment("tests", artifact_location=(folder / "artifacts").as_uri())
+    yield uri
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.fixture
+def run(store: str) -> Iterator[Any]:
+    experiment = mlflow.MlflowClient().get_experiment_by_name("tests")
+    with mlflow.start_run(experiment_id=experiment.experiment_id) as active:
+        yield active
+
+
+def history(run: Any, key: str) -> list[tuple[int, float]]:
+    return [(m.step, m.value) for m in mlflow.MlflowClient().get_metric_history(run.info.run_id, key)]
+
+
+def test_metrics_are_prefixed_and_only_numbers_are_logged(run: Any) -> None:
+    with MetricsLog("s4p") as log:
+        log({"loss": 2.0, "val_miou": float("nan"), "flag": True}, 0)
+        log({"loss": 1.0, "val_miou": 50.0}, 1)
+    assert history(run, "s4p.loss") == [(0, 2.0), (1, 1.0)]
+    assert history(run, "s4p.val_miou") == [(1, 50.0)]
+    assert history(run, "s4p.flag") == []
+
+
+def test_replayed_steps_are_not_logged_twice(run: Any) -> None:
+    with MetricsLog("s4p") as log:
+        for step in range(5):
+            log({"loss": float(step)}, step)
+    with MetricsLog("s4p") as resumed:  # a new process that goes on from step 3
+        resumed({"loss": 3.0}, 3)
+        resumed.catch_up([{"step": float(step), "loss": float(step)} for step in range(8)])
+    assert history(run, "s4p.loss") == [(step, float(step)) for step in range(8)]
+
+
+def test_a_long_history_is_written_whole(run: Any) -> None:
+    with MetricsLog("s4p") as log:
+        log.catch_up([{"step": step, "a": 1.0, "b": 2.0} for step in range(1200)])
+    assert len(history(run, "s4p.b")) == 1200
+
+
+def test_what_was_logged_before_an_error_is_kept(run: Any) -> None:
+    with pytest.raises(RuntimeError), MetricsLog("s4p") as log:
+        log({"loss": 1.0}, 0)
+        raise RuntimeError
+    assert history(run, "s4p.loss") == [(0, 1.0)]
+
+
+def test_nothing_is_logged_without_a_run(store: str) -> None:
+    with MetricsLog("s4p") as log:
+        log({"loss": 1.0}, 0)
+    assert mlflow.active_run() is None
+
+
+class Interrupted(Exception):
+    """Named as the engine's."""
+
+
+@pytest.mark.parametrize(("error", "status"), [(Interrupted(), "KILLED"), (ValueError(), "FAILED")])
+def test_an_interrupted_run_is_killed_not_failed(store: str, error: Exception, status: str) -> None:
+    experiment = mlflow.MlflowClient().get_experiment_by_name("tests")
+    active = mlflow.start_run(experiment_id=experiment.experiment_id)
+    hooks = TrackingHooks()
+    hooks._run_id = active.info.run_id
+    mlflow.end_run("FAILED")  # as kedro-mlflow does first
+    hooks.on_pipeline_error(error)
+    assert mlflow.MlflowClient().get_run(active.info.run_id).info.status == status
+
+
+def test_a_killed_command_is_continued_by_the_same_command_only(store: str, tmp_path: Path) -> None:
+    experiment = mlflow.MlflowClient().get_experiment_by_name("tests")
+    same = {"pipelines": ["s4p_pretrain"], "parameters": {"seed": 0}}
+    run_id = mlflow.start_run(experiment_id=experiment.experiment_id).info.run_id
+    OpenRun(tmp_path, same).open(run_id)
+    mlflow.end_run("KILLED")
+    assert OpenRun(tmp_path, same).run_id() == run_id
+    assert OpenRun(tmp_path, {**same, "parameters": {"seed": 1}}).run_id() is None
+    for status in ("FAILED", "FINISHED"):
+        mlflow.MlflowClient().set_terminated(run_id, status)
+        assert OpenRun(tmp_path, same).run_id() is None
+    OpenRun(tmp_path, same).close()
+    assert OpenRun(tmp_path, same).run_id() is None
+
+
+def test_a_command_that_runs_beside_this_one_keeps_its_run(store: str, tmp_path: Path) -> None:
+    from s5.files import write_json
+
+    experiment = mlflow.MlflowClient().get_experiment_by_name("tests")
+    run_id = mlflow.start_run(experiment_id=experiment.experiment_id).info.run_id
+    mlflow.end_run("KILLED")
+    opened = OpenRun(tmp_path, {})
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        write_json(opened._path, {"run_id": run_id, "pid": other.pid})
+        assert opened.run_id() is None
+    assert opened.run_id() == run_id
+    write_json(opened._path, {"run_id": "gone", "pid": os.getpid()})
+    assert opened.run_id() is None
+
+
+def test_the_git_revision_is_a_commit_or_unknown(tmp_path: Path) -> None:
+    assert git_revision(tmp_path) == "unknown"
+    for command in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "a"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    head = subprocess.run(["git", "-C", str(tmp_path), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert git_revision(tmp_path) == head.stdout.strip()
+
+
+def test_the_store_lies_in_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    loader: dict[str, Any] = {"mlflow": {"server": {"mlflow_tracking_uri": "sqlite:///mlflow.db"}}}
+    TrackingHooks().after_context_created(SimpleNamespace(config_loader=loader, project_path=tmp_path))
+    assert loader["mlflow"]["server"]["mlflow_tracking_uri"] == f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    TrackingHooks().after_context_created(SimpleNamespace(config_loader=loader, project_path=tmp_path))
+    assert loader["mlflow"]["server"]["mlflow_tracking_uri"] == "http://server"
