@@ -13,7 +13,6 @@ import time
 
 import torch
 import torch.nn.functional as F
-from worlds import tiles_in_memory
 
 from s5.data.loader import read_ahead
 from s5.data.transforms import Normalizer
@@ -21,6 +20,7 @@ from s5.engine import ComputeConfig, resolve_compute
 from s5.models import create_model
 from s5.semisup import S4PConfig
 from s5.semisup.s4p import S4P
+from worlds import tiles_in_memory
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     config = S4PConfig()
     model = create_model(args.encoder, args.decoder, classes=labels.num_classes, decoder_channels=64)
     model.to(compute.device).to(memory_format=torch.channels_last)
-    bare = BareStep(copy.deepcopy(model), compute, config, labels.num_classes)
+    bare = BareStep(copy.deepcopy(model), compute, labels.num_classes)
     method = S4P(model, source, source, Normalizer(stats, compute.device), labels, config, compute, seed=0)
 
     def ours() -> None:
@@ -59,7 +59,7 @@ def main() -> None:
 class BareStep:
     """Teacher and student forward, backward, optimiser and EMA on tensors that are there already."""
 
-    def __init__(self, model: torch.nn.Module, compute: object, config: S4PConfig, classes: int) -> None:
+    def __init__(self, model: torch.nn.Module, compute: object, classes: int) -> None:
         self.model, self.teacher, self.compute = model, copy.deepcopy(model).eval(), compute
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
         make = lambda n: torch.randn(n, 3, 128, 128, device=compute.device).to(memory_format=torch.channels_last)  # noqa: E731
