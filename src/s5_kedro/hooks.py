@@ -14,9 +14,10 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
+from s5_kedro.checks import check_parameters
 from s5_kedro.datasets.atomic import FINGERPRINT, AtomicDataset
 from s5_kedro.fingerprints import Fingerprint, check_present, check_reused, expected_fingerprint
-from s5_kedro.parameters import GROUPS, PLAIN, check_names, config_of, flatten
+from s5_kedro.parameters import flatten
 from s5_kedro.project import DEMO, find_card, project_root, set_project_root
 
 
@@ -30,18 +31,7 @@ class ParameterHooks:
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
         """Raises ValueError or FileNotFoundError, naming the key, before MLflow opens a run."""
-        from s5.data.card import load_card
-
-        parameters = catalog.load("parameters")
-        check_names(parameters, [*GROUPS, *PLAIN])
-        seed = parameters["seed"]
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-            raise ValueError(f"seed: expected a whole number of at least 0, got {seed!r}")
-        if "params:dataset" in pipeline.inputs() and parameters["dataset"] != DEMO:
-            load_card(find_card(str(parameters["dataset"])))
-        taken = {name.removeprefix("params:").split(".")[0] for name in pipeline.inputs() if name.startswith("params:")}
-        for group in sorted(taken & set(GROUPS)):
-            config_of(group, parameters[group])
+        check_parameters(pipeline, catalog.load("parameters"))
 
 
 class FingerprintHooks:
@@ -89,7 +79,7 @@ class TrackingHooks:
         self._context = context
         config = context.config_loader["mlflow"]
         server = config.setdefault("server", {})
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or server.get("mlflow_tracking_uri") or "sqlite:///mlflow.db"
+        uri = server.get("mlflow_tracking_uri") or "sqlite:///mlflow.db"
         name = uri.removeprefix("sqlite:///")
         if uri.startswith("sqlite:///") and not Path(name).is_absolute():
             uri = f"sqlite:///{Path(context.project_path) / name}"

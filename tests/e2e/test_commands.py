@@ -52,6 +52,8 @@ def empty(tmp_path_factory: pytest.TempPathFactory, make_project: Any) -> Path:
         ("seed=-1", "Error: seed: expected a whole number of at least 0, got -1"),
         ("seed=one", "Error: seed: expected a whole number of at least 0, got 'one'"),
         ("model.encoder=resnet1x", "resnet1x"),
+        ("compute.device=cuda", "compute.device: 'cuda' was asked for but this machine has no GPU"),
+        ("s4p.init=nowhere.json", "Error: s4p.init: there is no file nowhere.json"),
         ("dataset=nowhere/dataset.yml", "Error: dataset: there is no file nowhere/dataset.yml"),
     ],
 )
@@ -178,12 +180,12 @@ def test_a_stopped_command_goes_on_and_ends_with_the_same_weights(
 
 
 def test_kedro_viz_shows_every_pipeline_with_layers_and_previews(finished: Path, tmp_path: Path) -> None:
-    import fsspec
-    from kedro_viz.api.rest.responses.save_responses import save_api_responses_to_fs
-    from kedro_viz.server import load_and_populate_data
-
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Kedro's own, as in conftest.py
+        warnings.simplefilter("ignore")  # kedro-viz's own: it is built on deprecated parts of fastapi and omegaconf
+        import fsspec
+        from kedro_viz.api.rest.responses.save_responses import save_api_responses_to_fs
+        from kedro_viz.server import load_and_populate_data
+
         load_and_populate_data(finished)
         save_api_responses_to_fs(str(tmp_path), fsspec.filesystem("file"), True)
     main = json.loads((tmp_path / "api/main").read_text())

@@ -137,11 +137,10 @@ def test_the_git_revision_is_a_commit_or_unknown(tmp_path: Path) -> None:
     assert git_revision(tmp_path) == head.stdout.strip()
 
 
-def test_the_store_lies_in_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+def test_the_store_lies_in_the_project(tmp_path: Path) -> None:
     loader: dict[str, Any] = {"mlflow": {"server": {"mlflow_tracking_uri": "sqlite:///mlflow.db"}}}
     TrackingHooks().after_context_created(SimpleNamespace(config_loader=loader, project_path=tmp_path))
     assert loader["mlflow"]["server"]["mlflow_tracking_uri"] == f"sqlite:///{tmp_path}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server")
+    loader["mlflow"]["server"]["mlflow_tracking_uri"] = "http://server"
     TrackingHooks().after_context_created(SimpleNamespace(config_loader=loader, project_path=tmp_path))
     assert loader["mlflow"]["server"]["mlflow_tracking_uri"] == "http://server"

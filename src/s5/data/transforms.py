@@ -23,6 +23,8 @@ class Normalizer:
 
         self._low, self._range = column(statistics.low), column(statistics.high) - column(statistics.low)
         self._mean, self._std = column(statistics.mean), column(statistics.std)
+        self._factor = 1 / (self._range * self._std)
+        self._shift = -(self._low / self._range + self._mean) / self._std
 
     def scale(self, images: torch.Tensor) -> torch.Tensor:
         """Raw [B, C, H, W] to float32 around [0, 1]."""
@@ -37,7 +39,9 @@ class Normalizer:
         return self.standardize(scaled).contiguous(memory_format=torch.channels_last)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        return self.ready(self.scale(images))
+        """Raw [B, C, H, W] to what a network takes, in one pass."""
+        images = images.to(torch.float32, memory_format=torch.channels_last, copy=True)
+        return images.mul_(self._factor).add_(self._shift)
 
 
 @dataclass(frozen=True)

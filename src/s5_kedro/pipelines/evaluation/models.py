@@ -25,7 +25,7 @@ def chosen_models(config: EvaluationConfig, trained: Mapping[str, dict[str, Any]
         FileNotFoundError: a model that was not trained yet, or a path where no file lies.
     """
     if config.models:
-        return {name: _given(name, path) for name, path in config.models.items()}
+        return {name: given_model(name, path) for name, path in config.models.items()}
     from s5.models import open_pointer
 
     found = {}
@@ -62,7 +62,12 @@ def open_model(name: str, pointer: Mapping[str, Any], data: SegmentationData) ->
     return model, statistics
 
 
-def _given(name: str, path: str) -> dict[str, Any]:
+def given_model(name: str, path: str) -> dict[str, Any]:
+    """The pointer of a finished model, with `weights` the path of its file.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it is neither a pointer nor weights.
+    """
     found = find_file(path)
     if found is None or not found.is_file():
         raise FileNotFoundError(

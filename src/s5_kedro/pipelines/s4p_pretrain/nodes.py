@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from s5_kedro.parameters import configure
@@ -59,14 +60,24 @@ def initial_weights(init: str | None, seed_model: dict[str, Any] | None) -> dict
         if seed_model is None:
             raise FileNotFoundError("seed_model: there is none yet; make it with kedro run --pipelines=seed_training")
         return seed_model
-    found = find_file(init)
-    if found is None or not found.is_file():
-        raise FileNotFoundError(
-            f"s4p.init: there is no file {init}; expected 'seed_model', null, a model pointer (.json) or weights "
-            "(.safetensors)"
-        )
+    found = weights_file(init)
     if found.suffix == ".json":
         return json.loads(found.read_text(encoding="utf-8"))
     from s5.models import make_pointer
 
     return make_pointer(found, root=project_root(), step=0, config={})
+
+
+def weights_file(init: str) -> Path:
+    """The file that `s4p.init` names.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    found = find_file(init)
+    if found is None or not found.is_file():
+        raise FileNotFoundError(
+            f"s4p.init: there is no file {init}; expected 'seed_model', null, a model pointer (.json) or weights "
+            "(.safetensors) in the project folder"
+        )
+    return found

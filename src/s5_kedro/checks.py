@@ -1,0 +1,78 @@
+"""What can be wrong with a run's parameters, found before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from kedro.pipeline import Pipeline
+
+from s5_kedro.parameters import GROUPS, PLAIN, check_names, config_of
+from s5_kedro.pipelines.evaluation.models import given_model
+from s5_kedro.pipelines.s4p_pretrain.nodes import weights_file
+from s5_kedro.project import DEMO, find_card
+
+
+def check_parameters(pipeline: Pipeline, parameters: Mapping[str, Any]) -> None:
+    """Check the names of all parameters, and the values of those that the pipeline's nodes take.
+
+    Raises:
+        ValueError: a name that does not exist, a value out of range, a network that cannot be built, a card that
+            cannot be used.
+        FileNotFoundError: a card, a model or weights that are not there.
+    """
+    check_names(parameters, [*GROUPS, *PLAIN])
+    _check_seed(parameters["seed"])
+    names = {name.removeprefix("params:") for name in pipeline.inputs() if name.startswith("params:")}
+    if "dataset" in names:
+        _check_card(parameters["dataset"])
+    taken = {name.split(".")[0] for name in names}
+    configs = {group: config_of(group, parameters[group]) for group in sorted(taken & set(GROUPS))}
+    for group, check in _FURTHER.items():
+        if group in configs and group in names:
+            check(configs[group])
+
+
+def _check_seed(seed: Any) -> None:
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise ValueError(f"seed: expected a whole number of at least 0, got {seed!r}")
+
+
+def _check_card(dataset: Any) -> None:
+    from s5.data.card import load_card
+
+    if dataset != DEMO:
+        load_card(find_card(str(dataset)))
+
+
+def _check_network(config: Any) -> None:
+    """Build the network without memory for its weights."""
+    import torch
+
+    from s5.models import create_model
+
+    try:
+        with torch.device("meta"):
+            create_model(**{**asdict(config), "encoder_weights": None}, classes=2, bands=3)
+    except ValueError as error:
+        raise ValueError(f"model.{error}") from error
+
+
+def _check_compute(config: Any) -> None:
+    from s5.engine import resolve_compute
+
+    resolve_compute(config)
+
+
+def _check_init(config: Any) -> None:
+    if config.init not in (None, "seed_model"):
+        weights_file(config.init)
+
+
+def _check_models(config: Any) -> None:
+    for name, path in config.models.items():
+        given_model(name, path)
+
+
+_FURTHER = {"model": _check_network, "compute": _check_compute, "s4p": _check_init, "evaluation": _check_models}
