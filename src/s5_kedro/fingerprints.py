@@ -219,12 +219,13 @@ def _listing(path: Path) -> str:
     from s5.data.card import load_card
     from s5.data.listing import list_split
 
-    card, files = load_card(path), set()
+    card = load_card(path)
+    files: set[Path | None] = set()
     for source in card.splits.values():
         entries, rejected = list_split(card, source)
         files.update(file for entry in entries for file in (entry.image, entry.mask))
         files.update([*(reject.path for reject in rejected), source.list_file, source.boxes])
-    return _hash([_file_state(card, file) for file in sorted(files - {None})])
+    return _hash([_file_state(card, file) for file in sorted(file for file in files if file is not None)])
 
 
 def _file_state(card: Any, file: Path) -> list[Any]:

@@ -30,12 +30,13 @@ def summarise(project: Path) -> str:
         raise FileNotFoundError(f"{project}: nothing was evaluated yet; run kedro run")
     scores = json.loads(found.read_text(encoding="utf-8"))
     report = latest(project, "report.html", "08_reporting")
-    lines = ["", f"Report        {_shown(report, project)}"]
+    lines = ["", f"{'report':<17} {_shown(report, project)}"]
     for name in _MODELS:
         pointer = latest(project, f"{name}.json", "06_models")
         if pointer is not None:
-            lines.append(f"{name:<17} {json.loads(pointer.read_text(encoding='utf-8'))['path']}".replace("_model ", " "))
-    lines += ["MLflow        sqlite:///mlflow.db (make mlflow)", "Kedro-Viz     kedro viz run (make viz)", ""]
+            weights = json.loads(pointer.read_text(encoding="utf-8"))["path"]
+            lines.append(f"{name.replace('_', ' '):<17} {weights}")
+    lines += ["MLflow            sqlite:///mlflow.db (make mlflow)", "Kedro-Viz         kedro viz run (make viz)", ""]
     return "\n".join([*lines, *table(scores, histories(project)), ""])
 
 

@@ -66,10 +66,12 @@ class MetricsLog:
 
         run = mlflow.active_run()
         waiting, self._waiting = self._waiting, []
-        for start in range(0, len(waiting) if run is not None else 0, _MOST_IN_A_BATCH):
+        self._written = time.monotonic()
+        if run is None:
+            return
+        for start in range(0, len(waiting), _MOST_IN_A_BATCH):
             batch = waiting[start : start + _MOST_IN_A_BATCH]
             mlflow.MlflowClient().log_batch(run.info.run_id, metrics=batch)
-        self._written = time.monotonic()
 
     def _last_step(self, key: str) -> int:
         if key not in self._last:

@@ -17,8 +17,6 @@ import yaml
 # Kedro's plug-ins define their classes the old pydantic way and say so when they are imported.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    import kedro_mlflow.framework.hooks
-    import kedro_telemetry.plugin
     import kedro_viz.integrations.kedro.hooks  # noqa: F401
 
 # Of Kedro and its plug-ins, about themselves; ours stay errors.

@@ -10,6 +10,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
+# MLflow's store with SQLAlchemy 2.1.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
+
 NAMES = {
     "02_intermediate": ["tile_manifest.parquet", "quarantine.parquet", "band_statistics.json", "label_space.json"],
     "04_feature": ["tile_scores.parquet", "tile_embeddings.npy", "labeled_embeddings.npy"],
@@ -75,7 +78,9 @@ def test_mlflow_holds_parameters_metrics_over_steps_tags_and_plots(finished: Pat
 
     client = mlflow.MlflowClient(f"sqlite:///{finished / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("s5")
-    (run,) = [r for r in client.search_runs([experiment.experiment_id]) if r.data.tags["mlflow.runName"] == "__default__"]
+    (run,) = [
+        r for r in client.search_runs([experiment.experiment_id]) if r.data.tags["mlflow.runName"] == "__default__"
+    ]
     assert run.info.status == "FINISHED"
     assert run.data.params["s4p.optimizer.lr"] == "0.0005"
     assert {key: run.data.tags[key] for key in ("dataset", "seed")} == {"dataset": "mini", "seed": "0"}
@@ -104,7 +109,9 @@ def params(world: Path, **values: Any) -> dict[str, Any]:
     return {"dataset": str(world), **values}
 
 
-def test_only_missing_outputs_makes_what_is_missing_and_nothing_else(project: Path, world: Path, run_kedro: Any) -> None:
+def test_only_missing_outputs_makes_what_is_missing_and_nothing_else(
+    project: Path, world: Path, run_kedro: Any
+) -> None:
     shutil.rmtree(project / "data/08_reporting/report.html")
     before = sorted((project / "data").rglob("*.json"))
     run_kedro(project, params=params(world), only_missing_outputs=True)
@@ -117,7 +124,10 @@ def test_only_missing_outputs_makes_what_is_missing_and_nothing_else(project: Pa
     [
         ({"seed": 1}, "seed = 0, this run has 1"),
         ({"s4p": {"optimizer": {"lr": 0.1}}}, r"s4p_model: pretrain_s4p made it with s4p.optimizer.lr = 0.0005.* 0.1"),
-        ({"entropy_scoring": {"batch_size": 3}}, "embed_tiles made it with entropy_scoring.batch_size = 16, this run has 3"),
+        (
+            {"entropy_scoring": {"batch_size": 3}},
+            "embed_tiles made it with entropy_scoring.batch_size = 16, this run has 3",
+        ),
     ],
 )
 def test_skipping_artefacts_of_other_settings_is_refused(
@@ -131,7 +141,7 @@ def test_skipping_artefacts_of_another_or_a_changed_dataset_is_refused(
     project: Path, world: Path, run_kedro: Any, write_world: Any, tmp_path: Path
 ) -> None:
     other = write_world(tmp_path / "other", seed=5)
-    with pytest.raises(ValueError, match="dataset: .* was made from .*dataset.yml, this run has .*other"):
+    with pytest.raises(ValueError, match=r"dataset: .* was made from .*dataset.yml, this run has .*other"):
         run_kedro(project, params=params(other), only_missing_outputs=True)
     moved = Path(shutil.copytree(world.parent, tmp_path / "moved"))
     run_kedro(project, params=params(moved / "dataset.yml"), only_missing_outputs=True, pipeline_names=["ingestion"])
@@ -144,7 +154,7 @@ def test_evaluation_reuses_the_models_of_this_card_and_seed_only(
     with pytest.raises(ValueError, match=r"model: .* made it with seed = 0, this run has 1"):
         run_kedro(project, params=params(world, seed=1), pipeline_names=["evaluation"])
     other = write_world(tmp_path / "other", seed=5)
-    with pytest.raises(ValueError, match="dataset: .*_model was made from"):
+    with pytest.raises(ValueError, match=r"dataset: .*_model was made from"):
         run_kedro(project, params=params(other), pipeline_names=["evaluation"])
 
 
@@ -169,9 +179,9 @@ def test_a_missing_model_says_which_pipeline_makes_it(
     world: Path, tmp_path: Path, run_kedro: Any, make_project: Any
 ) -> None:
     project = make_project(tmp_path / "project")
-    with pytest.raises(FileNotFoundError, match="finetuned_model: there is none yet; .*--pipelines=finetune"):
+    with pytest.raises(FileNotFoundError, match=r"finetuned_model: there is none yet; .*--pipelines=finetune"):
         run_kedro(project, params=params(world), pipeline_names=["evaluation"])
-    with pytest.raises(FileNotFoundError, match="band_statistics: .*--pipelines=ingestion"):
+    with pytest.raises(FileNotFoundError, match=r"band_statistics: .*--pipelines=ingestion"):
         run_kedro(project, params=params(world), from_nodes=["finetune_model"])
     assert not list((project / "data").iterdir())
 
@@ -182,11 +192,13 @@ def test_a_model_of_other_classes_is_refused(finished: Path, tmp_path: Path, run
     pointer = newest(finished, "06_models", "s4p_model.json")
     given = params(card, evaluation={"models": {"mine": str(pointer)}})
     copy = Path(shutil.copytree(finished, tmp_path / "project", ignore=shutil.ignore_patterns("mlflow.db")))
-    with pytest.raises(ValueError, match="mine: the model knows the classes .*water.*, the dataset has .*sea"):
+    with pytest.raises(ValueError, match=r"mine: the model knows the classes .*water.*, the dataset has .*sea"):
         run_kedro(copy, params=given, pipeline_names=["evaluation"])
 
 
-def test_the_same_command_gives_the_same_weights(finished: Path, world: Path, tmp_path: Path, run_kedro: Any, make_project: Any) -> None:
+def test_the_same_command_gives_the_same_weights(
+    finished: Path, world: Path, tmp_path: Path, run_kedro: Any, make_project: Any
+) -> None:
     again = make_project(tmp_path / "project")
     run_kedro(again, params=params(world), pipeline_names=["s4p_pretrain"])
     first, second = (json.loads(newest(p, "06_models", "s4p_model.json").read_text()) for p in (finished, again))

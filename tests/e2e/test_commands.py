@@ -15,7 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
+
+# MLflow's store with SQLAlchemy 2.1.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 
 @pytest.fixture
@@ -52,7 +56,11 @@ def empty(tmp_path_factory: pytest.TempPathFactory, make_project: Any) -> Path:
         ("seed=-1", "Error: seed: expected a whole number of at least 0, got -1"),
         ("seed=one", "Error: seed: expected a whole number of at least 0, got 'one'"),
         ("model.encoder=resnet1x", "resnet1x"),
-        ("compute.device=cuda", "compute.device: 'cuda' was asked for but this machine has no GPU"),
+        pytest.param(
+            "compute.device=cuda",
+            "compute.device: 'cuda' was asked for but this machine has no GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
         ("s4p.init=nowhere.json", "Error: s4p.init: there is no file nowhere.json"),
         ("dataset=nowhere/dataset.yml", "Error: dataset: there is no file nowhere/dataset.yml"),
     ],
@@ -201,5 +209,7 @@ def test_kedro_viz_shows_every_pipeline_with_layers_and_previews(finished: Path,
             shown = json.loads((tmp_path / "api/nodes" / node["id"]).read_text())
             previews[node["name"]] = shown.get("preview_type") if shown.get("preview") else None
     assert previews["tile_manifest"] == previews["tile_scores"] == "TablePreview"
-    assert previews["selection_report"] == previews["confusion_matrix"] == previews["prediction_gallery"] == "ImagePreview"
+    assert (
+        previews["selection_report"] == previews["confusion_matrix"] == previews["prediction_gallery"] == "ImagePreview"
+    )
     assert previews["evaluation"] == previews["s4p_model"] == "JSONPreview"

@@ -114,7 +114,7 @@ def test_a_model_that_was_never_trained_loads_as_none(tmp_path: Path) -> None:
 
 
 def test_a_pointer_needs_path_and_hash(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="sha256.* missing"):
+    with pytest.raises(DatasetError, match=r"sha256.* missing"):
         make(ModelPointerDataset, tmp_path / "p.json").save({"path": "x"})
 
 

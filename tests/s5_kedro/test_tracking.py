@@ -72,9 +72,13 @@ def test_a_long_history_is_written_whole(run: Any) -> None:
 
 
 def test_what_was_logged_before_an_error_is_kept(run: Any) -> None:
-    with pytest.raises(RuntimeError), MetricsLog("s4p") as log:
-        log({"loss": 1.0}, 0)
-        raise RuntimeError
+    def train() -> None:
+        with MetricsLog("s4p") as log:
+            log({"loss": 1.0}, 0)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        train()
     assert history(run, "s4p.loss") == [(0, 1.0)]
 
 
@@ -131,7 +135,10 @@ def test_a_command_that_runs_beside_this_one_keeps_its_run(store: str, tmp_path:
 
 def test_the_git_revision_is_a_commit_or_unknown(tmp_path: Path) -> None:
     assert git_revision(tmp_path) == "unknown"
-    for command in (["init", "-q"], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "a"]):
+    for command in (
+        ["init", "-q"],
+        ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "a"],
+    ):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
     head = subprocess.run(["git", "-C", str(tmp_path), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     assert git_revision(tmp_path) == head.stdout.strip()

@@ -83,7 +83,7 @@ def augment_geometry(
     """Scale, crop, flip and turn each image of a batch, all in one resampling.
 
     Args:
-        images: Float [B, C, H, W].
+        images: [B, C, H, W], raw or scaled: resampling commutes with scaling, and crops are cheaper to scale.
         masks: uint8 [B, H, W]; moved with nearest neighbour, `ignore_index` outside the tile.
         valid: bool [B, H, W]; False outside the tile.
         generator: A CPU generator; draws do not depend on the device.
@@ -93,7 +93,7 @@ def augment_geometry(
     """
     theta = _draw_affine(images.shape[0], images.shape[2], images.shape[3], config, generator).to(images.device)
     grid = F.affine_grid(theta, [images.shape[0], 1, config.crop, config.crop], align_corners=False)
-    moved = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    moved = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
     # shifted so that grid_sample's zeros outside the tile mean "ignore" and "not valid"
     labels = torch.stack([masks.float() - ignore_index, valid.float()], dim=1)
     labels = F.grid_sample(labels, grid, mode="nearest", padding_mode="zeros", align_corners=False)

@@ -100,14 +100,14 @@ class Supervised:
 
     def _augment(self, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         images, masks, _ = augment_geometry(
-            self._normalizer.scale(self.compute.to_device(batch.images)),
+            self.compute.to_device(batch.images),
             self.compute.to_device(batch.masks),
             self.compute.to_device(batch.valid),
             self.config.augmentation,
             ignore_index=self.labels.ignore_index,
             generator=generator,
         )
-        images = augment_some(images, self.config.strong, self.config.photometry, generator)
+        images = augment_some(self._normalizer.scale(images), self.config.strong, self.config.photometry, generator)
         return self._normalizer.ready(images), masks
 
     def evaluated(self) -> SegmentationModel:

@@ -62,7 +62,9 @@ def _has(frame: pd.DataFrame, column: str) -> bool:
 
 
 def _share_columns(frame: pd.DataFrame) -> list[str]:
-    return [str(c) for c in frame.columns if str(c).startswith(_SHARE) and _has(frame, str(c))]
+    """The class shares of the pseudo-labels; none where no pixel was ever confident."""
+    columns = [str(c) for c in frame.columns if str(c).startswith(_SHARE) and _has(frame, str(c))]
+    return columns if any((frame[c] > 0).any() for c in columns) else []
 
 
 def _known(frame: pd.DataFrame, column: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

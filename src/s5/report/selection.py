@@ -76,7 +76,8 @@ def _draw_entropies(axes: Axes, scores: pd.DataFrame, pool: pd.DataFrame) -> Non
     entropies = entropies[np.isfinite(entropies)]
     kept = scores.loc[scores["tile_id"].isin(pool["tile_id"]), "entropy"].to_numpy(dtype=np.float64)
     top = max(float(entropies.max(initial=0.0)), 1e-3)
-    bins = np.linspace(0, top, 41)
+    low = float(entropies.min(initial=top))
+    bins = np.linspace(low if low > top / 2 else 0.0, max(top, low + 1e-3), 41)
     axes.hist(entropies, bins=bins.tolist(), color=_OTHER, label=f"all scored tiles ({len(entropies):,})")
     axes.hist(kept, bins=bins.tolist(), color=_KEPT, label=f"kept ({len(kept):,})")
     if len(kept):

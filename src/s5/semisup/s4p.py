@@ -162,14 +162,15 @@ class S4P:
         }
 
     def _weak(self, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return augment_geometry(
-            self._normalizer.scale(self.compute.to_device(batch.images)),
+        images, masks, valid = augment_geometry(
+            self.compute.to_device(batch.images),
             self.compute.to_device(batch.masks),
             self.compute.to_device(batch.valid),
             self.config.augmentation,
             ignore_index=self.labels.ignore_index,
             generator=generator,
         )
+        return self._normalizer.scale(images), masks, valid
 
     @torch.no_grad()
     def _teacher_logits(self, images: torch.Tensor) -> torch.Tensor:

@@ -142,7 +142,7 @@ def test_a_loss_is_called_a_loss(run_inputs: ReportInputs) -> None:
 def test_collapse_is_warned_about(run_inputs: ReportInputs) -> None:
     history = run_inputs.histories["s4p"].assign(confident_share=0.001)
     page = _Page(render_report(ReportInputs("x", histories={"s4p": history})))
-    assert "shows signs of collapse" in page.text
+    assert "Signs that the pseudo-labels fail" in page.text
 
 
 def test_absent_classes_have_no_number() -> None:

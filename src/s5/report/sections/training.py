@@ -26,9 +26,11 @@ def training(inputs: ReportInputs) -> Html | None:
     return section(
         "training",
         "Training",
-        warning("The semi-supervised run shows signs of collapse", signs),
+        warning("Signs that the pseudo-labels fail", signs),
         figure(plot_curves(histories), "Training curves", caption),
-        table(["model", "steps", "best mIoU on val, %", "at step", "last loss", "weights"], _rows(inputs, histories)),
+        table(
+            ["model", "last step", "best mIoU on val, %", "at step", "last loss", "weights"], _rows(inputs, histories)
+        ),
         _health(histories, signs),
     )
 
