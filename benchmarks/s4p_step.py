@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
-import time
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +18,7 @@ from s5.engine import ComputeConfig, resolve_compute
 from s5.models import create_model
 from s5.semisup import S4PConfig
 from s5.semisup.s4p import S4P
+from timing import paired
 from worlds import tiles_in_memory
 
 
@@ -41,17 +40,13 @@ def main() -> None:
     def ours() -> None:
         for step, batches in enumerate(read_ahead(method.read, range(args.steps), depth=2)):
             method.step(step, batches)
-        synchronize(compute.device)
 
     def maths() -> None:
         for _ in range(args.steps):
             bare.step()
-        synchronize(compute.device)
 
-    ours(), maths()
-    pairs = [(seconds(ours), seconds(maths)) for _ in range(args.rounds)]
-    rate = [args.steps / statistics.median(column) for column in zip(*pairs, strict=True)]
-    ratio = statistics.median(b / a for a, b in pairs)
+    seconds, bare_seconds, ratio = paired(ours, maths, rounds=args.rounds)
+    rate = [args.steps / seconds, args.steps / bare_seconds]
     print(f"S4P step, {args.encoder} + {args.decoder}, 8 + 8 crops of 128 px, {compute.device}, {compute.precision}")
     print(f"  engine {rate[0]:.2f} steps/s, bare maths {rate[1]:.2f} steps/s, ratio {ratio:.1%} (bar: 80 %)")
 
@@ -78,17 +73,6 @@ class BareStep:
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             torch._foreach_lerp_(list(self.teacher.parameters()), list(self.model.parameters()), 0.01)
-
-
-def seconds(run: object) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

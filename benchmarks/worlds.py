@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
+from s5.data.tiles import TileReader
+from s5.geo.raster import write_geotiff
 from s5.types import BandStatistics, LabelSpace
 
 
@@ -27,3 +32,17 @@ def tiles_in_memory(count: int, size: int) -> tuple[InMemoryTiles, BandStatistic
     classes = ("field", "forest", "water", "road", "building")
     stats = BandStatistics(("red", "green", "blue"), (0,) * 3, (255,) * 3, (0.5,) * 3, (0.3,) * 3)
     return InMemoryTiles(count, size, len(classes)), stats, LabelSpace(classes)
+
+
+def tiles_on_disk(folder: Path, count: int, size: int) -> tuple[TileReader, BandStatistics, LabelSpace]:
+    """GeoTIFFs of smooth noise, which compress about as imagery does, read without a cache."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(count):
+        coarse = rng.integers(0, 200, (3, size // 8, size // 8)).repeat(8, 1).repeat(8, 2)
+        image = (coarse + rng.integers(0, 16, coarse.shape)).astype(np.uint8)
+        write_geotiff(folder / f"{i}.tif", image)
+        rows.append((f"{i}", str(folder / f"{i}.tif"), None, 0, 0, size, size))
+    manifest = pd.DataFrame(rows, columns=["tile_id", "image", "mask", "row", "col", "height", "width"])
+    _, statistics, labels = tiles_in_memory(1, 8)
+    return TileReader(manifest, bands=3, size=size, cache_mb=0), statistics, labels

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -16,27 +18,33 @@ _SECONDS_BETWEEN_LINES = 30.0
 def progress(
     items: Iterable[T], name: str, *, total: int | None = None, initial: int = 0, unit: str = "step"
 ) -> Iterator[T]:
-    """Yield `items`, showing how far they are, their rate and the time left on stderr.
+    """Yield `items`, showing on stderr how far they are, their rate and the time left.
 
     Args:
         items: What to go through.
         name: What the work is called, such as ``"S4P"``.
-        total: Number of items where `items` has no length.
+        total: Number of items, `initial` included, where `items` has no length.
         initial: Items already done, for resumed work.
         unit: What one item is called.
     """
-    terminal = sys.stderr.isatty()
-    yield from tqdm(
-        items,
-        desc=name,
-        total=total,
-        initial=initial,
-        unit=unit,
-        dynamic_ncols=terminal,
-        mininterval=0.2 if terminal else _SECONDS_BETWEEN_LINES,
-        maxinterval=10.0 if terminal else _SECONDS_BETWEEN_LINES,
-        miniters=None if terminal else 1,
-        ascii=not terminal,
-        leave=True,
-        bar_format=None if terminal else "{desc}: {n_fmt}/{total_fmt} {unit}s, {rate_fmt}, {remaining} left\n",
-    )
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    if sys.stderr.isatty():
+        return iter(tqdm(items, desc=name, total=total, initial=initial, unit=unit, dynamic_ncols=True))
+    return _lines(items, name, total, initial, unit)
+
+
+def _lines(items: Iterable[T], name: str, total: int | None, initial: int, unit: str) -> Iterator[T]:
+    start = last = time.monotonic()
+    done = initial
+    for done, item in enumerate(items, initial + 1):  # noqa: B007 - read after the loop
+        yield item
+        now = time.monotonic()
+        if now - last >= _SECONDS_BETWEEN_LINES:
+            last = now
+            rate = (done - initial) / (now - start)
+            left = f", {timedelta(seconds=round((total - done) / rate))} left" if total is not None else ""
+            sys.stderr.write(f"{name}: {done}/{total or '?'}, {rate:.2f} {unit}/s{left}\n")
+    seconds = time.monotonic() - start
+    if seconds >= 1:
+        sys.stderr.write(f"{name}: {done - initial} {unit}s in {timedelta(seconds=round(seconds))}\n")

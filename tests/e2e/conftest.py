@@ -6,6 +6,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import yaml
 # Kedro's plug-ins define their classes the old pydantic way and say so when they are imported.
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    import kedro_viz.integrations.kedro.hooks  # noqa: F401
+    for plug_in in ("kedro_mlflow.framework.hooks", "kedro_telemetry.plugin", "kedro_viz.integrations.kedro.hooks"):
+        import_module(plug_in)
 
 # Of Kedro and its plug-ins, about themselves; ours stay errors.
 _FOREIGN_WARNINGS = (

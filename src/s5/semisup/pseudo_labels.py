@@ -9,7 +9,7 @@ import torch
 
 from s5.types import LabelSpace
 
-_THRESHOLDS = ("fixed", "per_class")
+_THRESHOLDS = ("fixed", "per_class", "share")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,9 @@ class PseudoLabelConfig:
         tau: Smallest confidence of a pixel that counts, in (0, 1].
         threshold: ``"fixed"`` (FixMatch) or ``"per_class"``: tau is lowered for classes that the teacher
             is less sure of, by the moving mean of its confidence in them relative to the surest class
-            (FreeMatch, Wang et al. 2023, eq. 6-8, with tau in place of the global threshold).
+            (FreeMatch, Wang et al. 2023, eq. 6-8, with tau in place of the global threshold), or ``"share"``: every
+            valid pixel counts, with the share of its image's pixels over tau as weight (DACS, Tranheden et al. 2021),
+            so that a class which the teacher is never sure of is not lost.
         momentum: Of the moving means.
     """
 
@@ -39,11 +41,11 @@ class PseudoLabelConfig:
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """Shape: classes int64 [B, H, W]; confidence float32 [B, H, W]; trusted bool [B, H, W], which pixels count."""
+    """Shape: classes int64 [B, H, W]; confidence and weights float32 [B, H, W], a weight of 0 leaves a pixel out."""
 
     classes: torch.Tensor
     confidence: torch.Tensor
-    trusted: torch.Tensor
+    weights: torch.Tensor
 
 
 class PseudoLabeler:
@@ -61,7 +63,11 @@ class PseudoLabeler:
         if self.config.threshold == "per_class":
             self._follow(confidence, classes, valid)
             thresholds = (self._class_confidence / self._class_confidence.max() * self.config.tau)[classes]
-        return PseudoLabels(classes, confidence, (confidence >= thresholds) & valid)
+        weights = ((confidence >= thresholds) & valid).float()
+        if self.config.threshold == "share":
+            share = weights.sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)
+            weights = share[:, None, None] * valid
+        return PseudoLabels(classes, confidence, weights)
 
     def _follow(self, confidence: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor) -> None:
         weight = valid.flatten().float()
@@ -75,7 +81,7 @@ class PseudoLabeler:
         self, pseudo: PseudoLabels, valid: torch.Tensor, truth: torch.Tensor, labels: LabelSpace
     ) -> dict[str, torch.Tensor]:
         """Confident share of the valid pixels, accuracy of the confident ones where truth is known, class shares."""
-        counted = pseudo.trusted
+        counted = pseudo.weights > 0
         known = counted & (truth != labels.ignore_index)
         right = (known & (truth == pseudo.classes)).sum()
         share = torch.bincount(pseudo.classes[counted], minlength=self.num_classes).float() / counted.sum().clamp(min=1)

@@ -28,6 +28,9 @@ from s5.semisup.pseudo_labels import PseudoLabelConfig, PseudoLabeler
 from s5.types import LabelSpace, LogFn, log_nothing
 
 
+_COUNTS = torch.finfo(torch.float32).tiny  # any weight over zero counts
+
+
 @dataclass(frozen=True)
 class S4PConfig:
     """S4P pretraining.
@@ -143,12 +146,14 @@ class S4P:
             logits = self.learner.model.train()(self._normalizer.ready(torch.cat([images_l, mixed])))
         logits_l, logits_u = torch.tensor_split(logits, [len(images_l)])
         loss_labeled = cross_entropy(logits_l, masks, ignore_index=labels.ignore_index)
+        weights = paste(pseudo.weights, boxes, partners)
         loss_unlabeled = consistency_loss(
             logits_u,
             paste(pseudo.classes, boxes, partners),
-            paste(pseudo.trusted, boxes, partners).float(),
-            threshold=0.5,
+            weights,
+            threshold=_COUNTS,
             valid_BHW=paste(valid, boxes, partners),
+            weight_BHW=weights,
         )
         weight = config.lambda_u * (min(1.0, step / (config.rampup * config.steps)) if config.rampup else 1.0)
         loss = (loss_labeled + weight * loss_unlabeled) / (1 + config.lambda_u)

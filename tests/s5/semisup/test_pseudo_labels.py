@@ -29,12 +29,12 @@ def test_tau_and_valid_decide() -> None:
     pseudo = labeler(tau=0.9).label(logits((0.95, 0), (0.85, 1), (0.91, 1), (0.99, 0)), valid)
     assert pseudo.classes.flatten().tolist() == [0, 1, 1, 0]
     assert pseudo.confidence.flatten().tolist() == pytest.approx([0.95, 0.85, 0.91, 0.99])
-    assert pseudo.trusted.flatten().tolist() == [True, False, True, False]
+    assert pseudo.weights.flatten().tolist() == [1, 0, 1, 0]
 
 
 def test_tau_of_one_trusts_only_certainty() -> None:
     certain = torch.tensor([[[[200.0, 0.1]], [[-200.0, 0.0]]]])
-    assert labeler(tau=1.0).label(certain, torch.ones(1, 1, 2, dtype=torch.bool)).trusted.flatten().tolist() == [
+    assert labeler(tau=1.0).label(certain, torch.ones(1, 1, 2, dtype=torch.bool)).weights.flatten().tolist() == [
         True,
         False,
     ]
@@ -45,7 +45,15 @@ def test_per_class_thresholds_follow_the_mean_confidence_of_each_class() -> None
     one = labeler(tau=0.9, threshold="per_class", momentum=0.0)
     pseudo = one.label(logits((1.0, 0), (0.8, 1), (0.6, 1)), valid)
     # class means are 1.0 and 0.7: thresholds 0.9 and 0.9 * 0.7 = 0.63
-    assert pseudo.trusted.flatten().tolist() == [True, True, False]
+    assert pseudo.weights.flatten().tolist() == [1, 1, 0]
+
+
+def test_share_weighs_every_valid_pixel_of_an_image_alike() -> None:
+    two = torch.cat([logits((0.95, 0), (0.95, 1), (0.6, 1), (0.99, 0)), logits(*[(0.5, 0)] * 4)])
+    valid = torch.tensor([[[True, True, True, False]], [[True] * 4]])
+    weights = labeler(tau=0.9, threshold="share").label(two, valid).weights
+    torch.testing.assert_close(weights[0, 0], torch.tensor([2 / 3, 2 / 3, 2 / 3, 0]))
+    assert (weights[1] == 0).all()
 
 
 def test_a_class_that_is_not_predicted_keeps_its_threshold() -> None:
