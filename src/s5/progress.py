@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from datetime import timedelta
 from typing import TypeVar
 
@@ -27,7 +27,7 @@ def progress(
         initial: Items already done, for resumed work.
         unit: What one item is called.
     """
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     if sys.stderr.isatty():
         return iter(tqdm(items, desc=name, total=total, initial=initial, unit=unit, dynamic_ncols=True))
@@ -37,7 +37,7 @@ def progress(
 def _lines(items: Iterable[T], name: str, total: int | None, initial: int, unit: str) -> Iterator[T]:
     start = last = time.monotonic()
     done = initial
-    for done, item in enumerate(items, initial + 1):  # noqa: B007 - read after the loop
+    for done, item in enumerate(items, initial + 1):
         yield item
         now = time.monotonic()
         if now - last >= _SECONDS_BETWEEN_LINES:
