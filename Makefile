@@ -15,7 +15,7 @@ run: $(STAMP)
 	@$(BIN)/python -m s5_kedro.summary
 
 test: lint
-	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered --cov-fail-under=85 $(ARGS)
+	$(BIN)/pytest -n 2 --cov --cov-report=term-missing:skip-covered --cov-fail-under=85 $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check
