@@ -27,7 +27,6 @@ from s5.semisup.cutmix import CutMixConfig, draw_boxes, draw_partners, paste
 from s5.semisup.pseudo_labels import PseudoLabelConfig, PseudoLabeler
 from s5.types import LabelSpace, LogFn, log_nothing
 
-
 _COUNTS = torch.finfo(torch.float32).tiny  # any weight over zero counts
 
 

@@ -8,6 +8,8 @@ from s5_kedro.parameters import configure
 from s5_kedro.project import project_root
 from s5_kedro.records import segmentation_data
 
+_READ_ONCE = {"cache_mb": 0}  # each tile is read once: a cache would only grow with the number of tiles
+
 
 def score_entropy(
     tile_manifest: Any,
@@ -20,7 +22,7 @@ def score_entropy(
     """Entropy and embedding of every unlabelled tile; returns tile_scores and tile_embeddings."""
     from s5.selection import ScoringConfig, score_tiles
 
-    data = segmentation_data(tile_manifest, band_statistics, label_space, compute)
+    data = segmentation_data(tile_manifest, band_statistics, label_space, {**compute, **_READ_ONCE})
     config = configure(ScoringConfig, entropy_scoring, "entropy_scoring", **_where(compute))
     return score_tiles(_open(seed_model), data.split("unlabeled"), data.statistics, data.labels, config)
 
@@ -36,7 +38,7 @@ def embed_tiles(
     """Embeddings of the labelled tiles, which diversity sampling clusters."""
     from s5 import selection
 
-    data = segmentation_data(tile_manifest, band_statistics, label_space, compute)
+    data = segmentation_data(tile_manifest, band_statistics, label_space, {**compute, **_READ_ONCE})
     config = configure(selection.ScoringConfig, entropy_scoring, "entropy_scoring", **_where(compute))
     return selection.embed_tiles(_open(seed_model), data.split("labeled"), data.statistics, config)
 
