@@ -2,6 +2,7 @@
 
 from s5.engine.checkpoint import load_last_checkpoint, save_checkpoint
 from s5.engine.compute import Compute, ComputeConfig, resolve_compute
+from s5.engine.config import TrainingConfig
 from s5.engine.ema import EMA
 from s5.engine.evaluation import evaluate_model, predict_batches
 from s5.engine.learner import Learner
@@ -20,6 +21,7 @@ __all__ = [
     "Method",
     "OptimizerConfig",
     "TrainResult",
+    "TrainingConfig",
     "build_optimizer",
     "evaluate_model",
     "fit",

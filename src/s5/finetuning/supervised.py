@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from s5.data.loader import Batch, SegmentationData, StepSampler, TileSource, read_batch
-from s5.data.transforms import GeometryConfig, Normalizer, PhotometryConfig, augment_geometry, augment_some
-from s5.engine import Compute, ComputeConfig, Learner, LoopConfig, OptimizerConfig, TrainResult, train_network
+from s5.data.transforms import Normalizer, augment_geometry, augment_some
+from s5.engine import Compute, ComputeConfig, Learner, TrainingConfig, TrainResult, train_network
 from s5.losses import cross_entropy
 from s5.models import ModelConfig, SegmentationModel
 from s5.seeds import torch_generator
@@ -19,50 +19,8 @@ from s5.types import LabelSpace, LogFn, log_nothing
 
 
 @dataclass(frozen=True)
-class SupervisedConfig:
-    """Supervised training.
-
-    Args:
-        steps: Optimiser steps.
-        batch_size: Labelled tiles per step.
-        ema_decay: Decay of the averaged weights, which are the ones validated and kept.
-        photometry: Probability that a tile also gets the strong colour augmentation of S4P.
-        val_batch_size: Tiles per forward pass of validation.
-    """
-
-    steps: int = 1500
-    batch_size: int = 8
-    ema_decay: float = 0.99
-    photometry: float = 0.0
-    validate_every: int = 250
-    checkpoint_every: int = 500
-    log_every: int = 20
-    val_batch_size: int = 8
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    augmentation: GeometryConfig = field(default_factory=GeometryConfig)
-    strong: PhotometryConfig = field(default_factory=PhotometryConfig)
-
-    def __post_init__(self) -> None:
-        for name, kind in (
-            ("optimizer", OptimizerConfig),
-            ("augmentation", GeometryConfig),
-            ("strong", PhotometryConfig),
-        ):
-            value = getattr(self, name)
-            if isinstance(value, Mapping):
-                object.__setattr__(self, name, kind(**value))
-        for name in ("batch_size", "val_batch_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay: expected a value in [0, 1), got {self.ema_decay!r}")
-        if not 0 <= self.photometry <= 1:
-            raise ValueError(f"photometry: expected a probability in [0, 1], got {self.photometry!r}")
-        self.loop()
-
-    def loop(self) -> LoopConfig:
-        return LoopConfig(self.steps, self.validate_every, self.checkpoint_every, log_every=self.log_every)
+class SupervisedConfig(TrainingConfig):
+    """Supervised training: nothing beside what every stage is told."""
 
 
 class Supervised:

@@ -10,15 +10,8 @@ from typing import Any
 import torch
 
 from s5.data.loader import Batch, SegmentationData, StepSampler, TileSource, read_batch
-from s5.data.transforms import (
-    GeometryConfig,
-    Normalizer,
-    PhotometryConfig,
-    augment_geometry,
-    augment_photometry,
-    augment_some,
-)
-from s5.engine import Compute, ComputeConfig, Learner, LoopConfig, OptimizerConfig, TrainResult, train_network
+from s5.data.transforms import Normalizer, augment_geometry, augment_photometry, augment_some
+from s5.engine import Compute, ComputeConfig, Learner, TrainingConfig, TrainResult, train_network
 from s5.losses import consistency_loss, cross_entropy
 from s5.models import ModelConfig, SegmentationModel
 from s5.seeds import torch_generator
@@ -31,69 +24,35 @@ _COUNTS = torch.finfo(torch.float32).tiny  # any weight over zero counts
 
 
 @dataclass(frozen=True)
-class S4PConfig:
-    """S4P pretraining.
+class S4PConfig(TrainingConfig):
+    """S4P pretraining: what every stage is told, and the unlabelled half.
 
     Args:
-        steps: Optimiser steps.
-        batch_size: Labelled tiles per step.
         unlabeled_batch_size: Unlabelled tiles per step.
         teacher: ``"self"``, the network itself in eval mode (S5), or ``"ema"``, its average (UniMatch V2, SemiEarth).
-        ema_decay: Decay of the averaged weights, which are the ones validated and kept.
         lambda_u: Weight of the unlabelled loss: ``loss = (Lx + lambda_u * Lu) / (1 + lambda_u)``; 1 is the papers'.
         rampup: Share of the steps over which lambda_u rises from 0.
-        photometry: Probability that a labelled tile also gets the strong colour augmentation.
         init: What to start from: ``"seed_model"``, a path to a pointer file, or None for a random start.
+        pseudo_labels: Which pixels of the teacher's prediction count.
+        cutmix: How unlabelled images are mixed.
     """
 
-    steps: int = 1500
-    batch_size: int = 8
     unlabeled_batch_size: int = 8
     teacher: str = "ema"
-    ema_decay: float = 0.99
     lambda_u: float = 1.0
     rampup: float = 0.0
-    photometry: float = 0.0
     init: str | None = "seed_model"
-    validate_every: int = 250
-    checkpoint_every: int = 500
-    log_every: int = 20
-    val_batch_size: int = 8
     pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    augmentation: GeometryConfig = field(default_factory=GeometryConfig)
-    strong: PhotometryConfig = field(default_factory=PhotometryConfig)
     cutmix: CutMixConfig = field(default_factory=CutMixConfig)
 
     def __post_init__(self) -> None:
-        for name, kind in (
-            ("pseudo_labels", PseudoLabelConfig),
-            ("optimizer", OptimizerConfig),
-            ("augmentation", GeometryConfig),
-            ("strong", PhotometryConfig),
-            ("cutmix", CutMixConfig),
-        ):
-            value = getattr(self, name)
-            if isinstance(value, Mapping):
-                object.__setattr__(self, name, kind(**value))
+        super().__post_init__()
         if self.teacher not in ("self", "ema"):
-            raise ValueError(f"s4p.teacher: expected 'self' or 'ema', got {self.teacher!r}")
-        for name in ("batch_size", "unlabeled_batch_size", "val_batch_size"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"s4p.{name}: expected a whole number of at least 1, got {value!r}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"s4p.ema_decay: expected a value in [0, 1), got {self.ema_decay!r}")
+            raise ValueError(f"teacher: expected 'self' or 'ema', got {self.teacher!r}")
+        self.check_whole("unlabeled_batch_size")
+        self.check_share("rampup")
         if self.lambda_u < 0:
-            raise ValueError(f"s4p.lambda_u: expected a weight of at least 0, got {self.lambda_u!r}")
-        for name in ("rampup", "photometry"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"s4p.{name}: expected a share in [0, 1], got {value!r}")
-        self.loop()
-
-    def loop(self) -> LoopConfig:
-        return LoopConfig(self.steps, self.validate_every, self.checkpoint_every, log_every=self.log_every)
+            raise ValueError(f"lambda_u: expected a weight of at least 0, got {self.lambda_u!r}")
 
 
 class S4P:

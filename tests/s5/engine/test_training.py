@@ -24,6 +24,7 @@ MODEL = ModelConfig(encoder="resnet10t", decoder="light", decoder_channels=16)
 CPU = ComputeConfig(device="cpu", precision="fp32")
 QUICK = {
     "batch_size": 4,
+    "photometry": 0.0,  # colour tells the class here
     "log_every": 5,
     "validate_every": 15,
     "optimizer": {"lr": 3e-3},
