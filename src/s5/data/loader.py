@@ -101,9 +101,21 @@ class StepSampler:
         return int(self._orders[epoch][place])
 
 
-def read_ahead(read: Callable[[int], T], steps: Iterable[int], *, depth: int) -> Iterator[T]:
-    """Yield ``read(step)`` for each step in order, with `depth` of them read ahead on one thread."""
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
+def read_ahead(
+    read: Callable[[int], T],
+    steps: Iterable[int],
+    *,
+    depth: int,
+    threads: int = 1,
+    initializer: Callable[[], None] | None = None,
+) -> Iterator[T]:
+    """Yield ``read(step)`` for each step in order, with `depth` of them read ahead.
+
+    Args:
+        threads: How many steps are read at once.
+        initializer: Called first on each thread.
+    """
+    with ThreadPoolExecutor(threads, thread_name_prefix="read-ahead", initializer=initializer) as pool:
         waiting: deque[Future[T]] = deque()
         try:
             for step in steps:

@@ -8,6 +8,7 @@ from s5.engine.evaluation import evaluate_model, predict_batches
 from s5.engine.learner import Learner
 from s5.engine.loop import FitState, Interrupted, LoopConfig, Method, fit, run_key
 from s5.engine.optimizer import OptimizerConfig, build_optimizer, set_learning_rate
+from s5.engine.prediction import map_tiles
 from s5.engine.training import TrainResult, start_model, train_network
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "evaluate_model",
     "fit",
     "load_last_checkpoint",
+    "map_tiles",
     "predict_batches",
     "resolve_compute",
     "run_key",

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from s5.data.loader import Batch, TileSource, iterate_tiles
+from s5.data.loader import Batch, TileSource
 from s5.data.transforms import Normalizer
 from s5.engine.compute import Compute
+from s5.engine.prediction import map_tiles
 from s5.metrics import ConfusionMatrix
 from s5.types import BandStatistics, LabelSpace
 
@@ -19,10 +20,12 @@ def predict_batches(
 ) -> Iterator[tuple[Batch, torch.Tensor]]:
     """Yield every batch of `source` with its predicted classes, int64 [B, H, W] on the device."""
     normalize = Normalizer(statistics, compute.device)
-    for batch in iterate_tiles(source, batch_size):
-        with torch.inference_mode(), compute.autocast():
-            logits = model(normalize(compute.to_device(batch.images)))
-        yield batch, logits.max(1).indices  # argmax is 20 times slower on CPUs
+
+    def predict(batch: Batch) -> torch.Tensor:
+        logits: torch.Tensor = model(normalize(compute.to_device(batch.images)))
+        return logits.max(1).indices  # argmax is 20 times slower on CPUs
+
+    return map_tiles(predict, source, batch_size=batch_size, compute=compute)
 
 
 def evaluate_model(

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from s5.data.loader import TileSource, iterate_tiles
+from s5.data.loader import Batch, TileSource
 from s5.data.transforms import Normalizer
-from s5.engine.compute import Compute, ComputeConfig, resolve_compute
+from s5.engine import Compute, ComputeConfig, map_tiles, resolve_compute
 from s5.progress import progress
 from s5.selection.entropy import EntropyClasses, check_entropy_classes, tile_statistics
 from s5.types import BandStatistics, LabelSpace
@@ -133,13 +133,15 @@ def _run(
     """Yield each batch's indices and what `forward` says of its images and valid pixels."""
     compute = resolve_compute(config.compute())
     normalize = Normalizer(statistics, compute.device)
+
+    def work(batch: Batch) -> tuple[torch.Tensor, ...]:
+        return forward(normalize(compute.to_device(batch.images)), compute.to_device(batch.valid))
+
     waiting: tuple[list[int], tuple[torch.Tensor, ...]] | None = None
     num_batches = -(-len(reader) // config.batch_size)
     with _evaluating(model, compute):
-        for batch in progress(iterate_tiles(reader, config.batch_size), name, total=num_batches):
-            with torch.inference_mode(), compute.autocast():
-                images = normalize(compute.to_device(batch.images))
-                outputs = forward(images, compute.to_device(batch.valid))
+        batches = map_tiles(work, reader, batch_size=config.batch_size, compute=compute)
+        for batch, outputs in progress(batches, name, total=num_batches):
             # fetched one batch late, so that a GPU has the next one to work on meanwhile
             if waiting is not None:
                 yield waiting[0], [output.cpu().numpy() for output in waiting[1]]

@@ -1,0 +1,49 @@
+"""A function of a network over all tiles of a source, batch by batch, as fast as the machine allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import torch
+
+from s5.data.loader import Batch, TileSource, iterate_tiles, read_ahead, read_batch
+from s5.engine.compute import Compute
+
+T = TypeVar("T")
+
+
+def map_tiles(
+    function: Callable[[Batch], T], source: TileSource, *, batch_size: int, compute: Compute
+) -> Iterator[tuple[Batch, T]]:
+    """Yield every batch of `source`, in order, with ``function(batch)``, run in inference mode under autocast.
+
+    On a CPU with several threads each thread takes whole batches, reading included: that is faster than all threads
+    sharing one batch (they wait for each other at every layer), and reading cannot get in their way. Batches are cut
+    by index, so that the result does not depend on the number of threads.
+
+    Args:
+        function: Called from several threads at once; must not change the network.
+    """
+
+    def run(batch: Batch) -> tuple[Batch, T]:
+        with torch.inference_mode(), compute.autocast():
+            return batch, function(batch)
+
+    threads = torch.get_num_threads()
+    if compute.device.type != "cpu" or threads == 1:
+        yield from map(run, iterate_tiles(source, batch_size))
+        return
+    starts = range(0, len(source), batch_size)
+
+    def read_and_run(start: int) -> tuple[Batch, T]:
+        return run(read_batch(source, range(start, min(start + batch_size, len(source)))))
+
+    try:
+        yield from read_ahead(read_and_run, starts, depth=threads, threads=threads, initializer=_one_thread)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
