@@ -61,6 +61,14 @@ def read_batch(source: TileSource, indices: Sequence[int]) -> Batch:
     )
 
 
+def count_classes(source: TileSource, num_classes: int, *, most: int = 1000) -> np.ndarray:
+    """Labelled pixels of each class, int64 [K], over at most `most` tiles spread evenly over the source."""
+    counts = np.zeros(256, np.int64)
+    for index in np.unique(np.linspace(0, len(source) - 1, min(most, len(source))).astype(int)):
+        counts += np.bincount(source.read(int(index))[1].ravel(), minlength=256)
+    return counts[:num_classes]
+
+
 def iterate_tiles(source: TileSource, batch_size: int) -> Iterator[Batch]:
     """All tiles in order, in batches whose boundaries depend on `batch_size` alone; read ahead on a thread."""
     if batch_size < 1:

@@ -20,6 +20,7 @@ class TrainingConfig:
         batch_size: Labelled tiles per step.
         ema_decay: Decay of the averaged weights, which are the ones validated and kept; in [0, 1).
         photometry: Probability that a labelled tile also gets the strong colour augmentation.
+        class_balance: Exponent of the class weights of the losses: 0 weighs all pixels alike, 1 all classes alike.
         validate_every, checkpoint_every, log_every: Steps; 0 never validates, or writes checkpoints only when stopped.
         val_batch_size: Tiles per forward pass of validation.
         optimizer: AdamW and its schedule.
@@ -31,6 +32,7 @@ class TrainingConfig:
     batch_size: int = 8
     ema_decay: float = 0.99
     photometry: float = 0.5
+    class_balance: float = 0.0
     validate_every: int = 250
     checkpoint_every: int = 250
     log_every: int = 20
@@ -48,7 +50,7 @@ class TrainingConfig:
         self.check_whole("batch_size", "val_batch_size")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay: expected a value in [0, 1), got {self.ema_decay!r}")
-        self.check_share("photometry")
+        self.check_share("photometry", "class_balance")
         self.loop()
 
     def loop(self) -> LoopConfig:

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from s5.data.loader import Batch, SegmentationData, StepSampler, TileSource, read_batch
+from s5.data.loader import Batch, SegmentationData, StepSampler, TileSource, count_classes, read_batch
 from s5.data.transforms import Normalizer, augment_geometry, augment_some
 from s5.engine import Compute, ComputeConfig, Learner, TrainingConfig, TrainResult, train_network
-from s5.losses import cross_entropy
+from s5.losses import balanced_weights, cross_entropy
 from s5.models import ModelConfig, SegmentationModel
 from s5.seeds import torch_generator
 from s5.types import LabelSpace, LogFn, log_nothing
@@ -43,6 +43,8 @@ class Supervised:
         self.seed, self.stream = seed, stream
         self._source, self._normalizer = source, normalizer
         self._sampler = StepSampler(len(source), config.batch_size, seed=seed, stream=f"{stream}/labeled")
+        counts = count_classes(source, labels.num_classes)
+        self._class_weights = balanced_weights(counts.tolist(), config.class_balance).to(compute.device)
         self.learner = Learner(model, config.optimizer, steps=config.steps, ema_decay=config.ema_decay, warm=warm)
 
     def read(self, step: int) -> tuple[Batch, ...]:
@@ -52,7 +54,7 @@ class Supervised:
         images, masks = self._augment(batches[0], torch_generator(self.seed, f"{self.stream}/augment", step))
         with self.compute.autocast():
             logits = self.learner.model.train()(images)
-        loss = cross_entropy(logits, masks, ignore_index=self.labels.ignore_index)
+        loss = cross_entropy(logits, masks, ignore_index=self.labels.ignore_index, class_weights=self._class_weights)
         lr = self.learner.learn(loss, step)
         return {"loss": loss.detach(), "lr": lr}
 

@@ -27,7 +27,7 @@ class PseudoLabelConfig:
     """
 
     tau: float = 0.95
-    threshold: str = "fixed"
+    threshold: str = "per_class"
     momentum: float = 0.99
 
     def __post_init__(self) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from s5.data.loader import Batch, SegmentationData, StepSampler, TileSource, read_batch
+from s5.data.loader import Batch, SegmentationData, StepSampler, TileSource, count_classes, read_batch
 from s5.data.transforms import Normalizer, augment_geometry, augment_photometry, augment_some
 from s5.engine import Compute, ComputeConfig, Learner, TrainingConfig, TrainResult, train_network
-from s5.losses import consistency_loss, cross_entropy
+from s5.losses import balanced_weights, consistency_loss, cross_entropy
 from s5.models import ModelConfig, SegmentationModel
 from s5.seeds import torch_generator
 from s5.semisup.collapse import CollapseWatch
@@ -79,6 +79,8 @@ class S4P:
         self._unlabeled_sampler = StepSampler(
             len(unlabeled), config.unlabeled_batch_size, seed=seed, stream=f"{stream}/unlabeled"
         )
+        counts = count_classes(labeled, labels.num_classes)
+        self._class_weights = balanced_weights(counts.tolist(), config.class_balance).to(compute.device)
         self.learner = Learner(model, config.optimizer, steps=config.steps, ema_decay=config.ema_decay, warm=warm)
         self._labeler = PseudoLabeler(config.pseudo_labels, labels.num_classes, device=compute.device)
         self._watch = CollapseWatch(labels.classes)
@@ -103,15 +105,17 @@ class S4P:
         with self.compute.autocast():
             logits = self.learner.model.train()(self._normalizer.ready(torch.cat([images_l, mixed])))
         logits_l, logits_u = torch.tensor_split(logits, [len(images_l)])
-        loss_labeled = cross_entropy(logits_l, masks, ignore_index=labels.ignore_index)
-        weights = paste(pseudo.weights, boxes, partners)
+        loss_labeled = cross_entropy(
+            logits_l, masks, ignore_index=labels.ignore_index, class_weights=self._class_weights
+        )
+        classes, weights = paste(pseudo.classes, boxes, partners), paste(pseudo.weights, boxes, partners)
         loss_unlabeled = consistency_loss(
             logits_u,
-            paste(pseudo.classes, boxes, partners),
+            classes,
             weights,
             threshold=_COUNTS,
             valid_BHW=paste(valid, boxes, partners),
-            weight_BHW=weights,
+            weight_BHW=weights * self._class_weights[classes],
         )
         weight = config.lambda_u * (min(1.0, step / (config.rampup * config.steps)) if config.rampup else 1.0)
         loss = (loss_labeled + weight * loss_unlabeled) / (1 + config.lambda_u)
