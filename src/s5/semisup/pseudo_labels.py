@@ -27,7 +27,7 @@ class PseudoLabelConfig:
     """
 
     tau: float = 0.95
-    threshold: str = "per_class"
+    threshold: str = "fixed"
     momentum: float = 0.99
 
     def __post_init__(self) -> None:

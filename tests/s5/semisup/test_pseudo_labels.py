@@ -21,7 +21,7 @@ def logits(*confidences: tuple[float, int]) -> torch.Tensor:
 
 
 def labeler(**values) -> PseudoLabeler:
-    return PseudoLabeler(PseudoLabelConfig(**{"threshold": "fixed", **values}), 2, device=torch.device("cpu"))
+    return PseudoLabeler(PseudoLabelConfig(**values), 2, device=torch.device("cpu"))
 
 
 def test_tau_and_valid_decide() -> None:
