@@ -32,6 +32,9 @@ def check_parameters(pipeline: Pipeline, parameters: Mapping[str, Any]) -> None:
     for group, check in _FURTHER.items():
         if group in configs and group in names:
             check(configs[group])
+    for group, config in configs.items():
+        if "model" in configs and getattr(config, "tune", None) is not None:
+            _check_tuning(configs["model"], config.tune, group)
 
 
 def _check_seed(seed: Any) -> None:
@@ -46,7 +49,7 @@ def _check_card(dataset: Any) -> None:
         load_card(find_card(str(dataset)))
 
 
-def _check_network(config: Any) -> None:
+def _check_network(config: Any) -> Any:
     """Build the network without memory for its weights."""
     import torch
 
@@ -54,9 +57,21 @@ def _check_network(config: Any) -> None:
 
     try:
         with torch.device("meta"):
-            create_model(**{**asdict(config), "encoder_weights": None}, classes=2, bands=3)
+            return create_model(**{**asdict(config), "encoder_weights": None}, classes=2, bands=3)
     except ValueError as error:
         raise ValueError(f"model.{error}") from error
+
+
+def _check_tuning(model: Any, tune: Any, group: str) -> None:
+    """Adapters are for some encoders alone."""
+    if tune.what != "lora":
+        return
+    from s5.engine import apply_tuning
+
+    try:
+        apply_tuning(_check_network(model), tune)
+    except ValueError as error:
+        raise ValueError(f"{group}.tune: {error}") from error
 
 
 def _check_compute(config: Any) -> None:

@@ -56,6 +56,9 @@ def empty(tmp_path_factory: pytest.TempPathFactory, make_project: Any) -> Path:
         ("seed=-1", "Error: seed: expected a whole number of at least 0, got -1"),
         ("seed=one", "Error: seed: expected a whole number of at least 0, got 'one'"),
         ("model.encoder=resnet1x", "resnet1x"),
+        ("s4p.tune.what=heads", "Error: s4p.tune.what: expected one of all, decoder, head, lora, got 'heads'; did you"),
+        ("s4p.tune.what=lora", "Error: s4p.tune: lora: encoder 'resnet10t' has no attention"),
+        ("s4p.optimizer.layer_decay=1.5", "Error: s4p.optimizer.layer_decay: expected a factor in (0, 1], got 1.5"),
         pytest.param(
             "compute.device=cuda",
             "compute.device: 'cuda' was asked for but this machine has no GPU",

@@ -110,9 +110,35 @@ def test_every_top_level_parameter_is_known() -> None:
     assert set(base_parameters()) == set(GROUPS) | set(PLAIN)
 
 
-def test_the_test_environment_is_valid() -> None:
+def merged_parameters(env: str) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    merged = OmegaConf.to_container(OmegaConf.merge(base_parameters(), base_parameters("test")))
+    merged = OmegaConf.to_container(OmegaConf.merge(base_parameters(), base_parameters(env)))
+    assert isinstance(merged, dict)
+    return merged  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("env", ["test", "longer", "s5_vit_b", "s5_vit_l", "s5_vit_h"])
+def test_every_environment_is_valid(env: str) -> None:
     for group in GROUPS:
-        config_of(group, merged[group])  # type: ignore[index, call-overload]
+        config_of(group, merged_parameters(env)[group])
+
+
+def test_the_papers_recipes() -> None:
+    """papers: S4P's released code and its README; the three sizes differ by their network alone."""
+    b, large, huge = (merged_parameters(f"s5_vit_{size}") for size in "blh")
+    for other, name in ((large, "s5_vit_l"), (huge, "s5_vit_h")):
+        assert other == {**b, "model": {**b["model"], "encoder": name}}
+    assert b["model"]["encoder"] == "s5_vit_b"
+    assert b["model"]["decoder_channels"] == 256
+    s4p = config_of("s4p", b["s4p"])
+    assert (s4p.steps, s4p.batch_size, s4p.unlabeled_batch_size) == (120_000, 12, 12)
+    assert (s4p.teacher, s4p.pseudo_labels.tau, s4p.lambda_u) == ("self", 0.95, 1.0)
+    assert (s4p.optimizer.lr, s4p.optimizer.weight_decay, s4p.optimizer.warmup) == (5e-5, 0.01, 0.0)
+    assert (s4p.augmentation.crop, s4p.augmentation.scale) == (512, (0.5, 2.0))
+    assert (s4p.strong.hue, s4p.strong.gray, s4p.strong.blur_sigma) == (0.25, 0.2, (0.1, 2.0))
+    assert (s4p.cutmix.probability, s4p.cutmix.area) == (0.5, (0.02, 0.4))
+    finetune = config_of("finetune", b["finetune"])
+    assert (finetune.optimizer.lr, finetune.optimizer.weight_decay) == (5e-5, 0.05)
+    assert finetune.optimizer.layer_decay == 0.9
+    assert b["diversity_sampling"]["budget"] == 1_000_000

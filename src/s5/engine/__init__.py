@@ -10,6 +10,7 @@ from s5.engine.loop import FitState, Interrupted, LoopConfig, Method, fit, run_k
 from s5.engine.optimizer import OptimizerConfig, build_optimizer, set_learning_rate
 from s5.engine.prediction import map_tiles
 from s5.engine.training import TrainResult, start_model, train_network
+from s5.engine.tuning import TuneConfig, apply_tuning
 
 __all__ = [
     "EMA",
@@ -23,6 +24,8 @@ __all__ = [
     "OptimizerConfig",
     "TrainResult",
     "TrainingConfig",
+    "TuneConfig",
+    "apply_tuning",
     "build_optimizer",
     "evaluate_model",
     "fit",

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 from s5.data.transforms import GeometryConfig, PhotometryConfig
 from s5.engine.loop import LoopConfig
 from s5.engine.optimizer import OptimizerConfig
+from s5.engine.tuning import TuneConfig
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class TrainingConfig:
         class_balance: Exponent of the class weights of the losses: 0 weighs all pixels alike, 1 all classes alike.
         validate_every, checkpoint_every, log_every: Steps; 0 never validates, or writes checkpoints only when stopped.
         val_batch_size: Tiles per forward pass of validation.
+        tune: What of the network is trained.
         optimizer: AdamW and its schedule.
         augmentation: The weak augmentation.
         strong: The strong colour augmentation.
@@ -37,6 +39,7 @@ class TrainingConfig:
     checkpoint_every: int = 250
     log_every: int = 20
     val_batch_size: int = 8
+    tune: TuneConfig = field(default_factory=TuneConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     augmentation: GeometryConfig = field(default_factory=GeometryConfig)
     strong: PhotometryConfig = field(default_factory=PhotometryConfig)

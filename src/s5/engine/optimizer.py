@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+
+from s5.models.depth import layer_depths
+
+# No weights, whatever their shape: biases, position embeddings and tables, tokens, and factors on channels, heads or
+# residuals, by the names that S5's and timm's networks give them; and the networks that make relative positions.
+_UNDECAYED = re.compile(
+    r"(bias|pos|_rel$|token|latent|freqs|gamma|beta|alpha|gain|scale|temperature)[^.]*$|\b(cpb_mlp|rel_pos)\."
+)
 
 
 @dataclass(frozen=True)
@@ -15,8 +24,10 @@ class OptimizerConfig:
 
     Args:
         lr: Peak learning rate of the encoder.
-        head_lr_scale: Factor on `lr` for decoder and classifier.
-        weight_decay: Decay of weights with two or more dimensions.
+        head_lr_scale: Factor on `lr` for neck, decoder and classifier.
+        layer_decay: Factor on the rate from one layer of the encoder to the one before it, in (0, 1]; 1 trains all
+            layers alike.
+        weight_decay: Decay of the weights of linear layers and convolutions.
         warmup: Share of the steps over which the rate rises, in [0, 1).
         clip_norm: Largest norm of the gradient; 0 does not clip.
     """
@@ -26,6 +37,7 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     warmup: float = 0.02
     clip_norm: float = 0.0
+    layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
@@ -39,27 +51,46 @@ class OptimizerConfig:
             )
         if not 0 <= self.warmup < 1:
             raise ValueError(f"optimizer.warmup: expected a share of the steps in [0, 1), got {self.warmup!r}")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(
+                f"optimizer.layer_decay: expected a factor in (0, 1], got {self.layer_decay!r}; "
+                "1 trains all layers alike"
+            )
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over four groups: encoder or not, decayed or not. The peak rate of each stands in ``group["peak_lr"]``."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    """AdamW over the parameters that are trained, a group for each rate and decay among them.
+
+    Layer ``l`` of the encoder's ``L`` learns at ``lr * layer_decay ** (L + 1 - l)``, stem and embeddings being layer 0
+    (BEiT, Bao et al., ICLR 2022; MAE, He et al., CVPR 2022); what follows the encoder at ``lr * head_lr_scale``. Norms,
+    biases, position embeddings and tables, tokens and layer scales are not decayed. The peak rate of a group stands in
+    ``group["peak_lr"]``.
+
+    Raises:
+        ValueError: `layer_decay` is below 1 and the network does not tell what its layers are.
+    """
+    depths, last = layer_depths(model) if config.layer_decay < 1 else ({}, 0)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decayed = parameter.ndim > 1 and not name.endswith(("pos_embed", "cls_token"))
-            groups.setdefault((name.startswith("encoder."), decayed), []).append(parameter)
+            scale = 1.0 if name.startswith("encoder.") else config.head_lr_scale
+            if name in depths:
+                scale *= config.layer_decay ** (last + 1 - depths[name])
+            decay = config.weight_decay if is_decayed(name, parameter) else 0.0
+            groups.setdefault((config.lr * scale, decay), []).append(parameter)
     return torch.optim.AdamW(
         [
-            {
-                "params": parameters,
-                "peak_lr": config.lr * (1.0 if encoder else config.head_lr_scale),
-                "weight_decay": config.weight_decay if decayed else 0.0,
-            }
-            for (encoder, decayed), parameters in groups.items()
+            {"params": parameters, "peak_lr": peak_lr, "weight_decay": decay}
+            for (peak_lr, decay), parameters in groups.items()
         ],
         lr=config.lr,
         fused=True,
     )
+
+
+def is_decayed(name: str, parameter: torch.Tensor) -> bool:
+    """Whether weight decay pulls at a parameter: at matrices and kernels that are no position, token or scale."""
+    return parameter.ndim > 1 and _UNDECAYED.search(name) is None
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: OptimizerConfig, step: int, steps: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import shutil
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from s5.data.loader import SegmentationData
 from s5.engine.compute import Compute, ComputeConfig, resolve_compute
 from s5.engine.evaluation import evaluate_model
 from s5.engine.loop import LoopConfig, Method, fit, run_key
+from s5.engine.tuning import TuneConfig, apply_tuning
 from s5.metrics import segmentation_scores
 from s5.models import (
     ModelConfig,
@@ -24,11 +26,14 @@ from s5.models import (
     create_model,
     load_model,
     make_pointer,
+    merge_lora,
     open_pointer,
     save_model,
 )
 from s5.seeds import seed_of
 from s5.types import LogFn
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ def train_network(
     seed: int,
     init: Mapping[str, Any] | None,
     settings: Mapping[str, Any],
+    tune: TuneConfig,
     labeled_per_step: int,
     val_batch_size: int,
     log: LogFn,
@@ -118,11 +124,15 @@ def train_network(
         name: The stage; weights go to ``<project>/data/06_models/<name>/<run key>/model.safetensors``.
         init: Pointer to weights to start from; its steps and labelled images count as seen.
         settings: The parameters of the run, kept in the pointer.
+        tune: What of the network is trained; the weights kept are plain ones in any case.
         labeled_per_step: Labelled images that one step sees.
         inputs: What the result depends on beside settings and data; part of the run key.
     """
     resolved = resolve_compute(compute)
     network = start_model(model, data, seed=seed, project=project, init=init)
+    if tune.what != "all" and init is None and model.encoder_weights is None:
+        logger.warning("%s: tune.what=%s trains on a random encoder; give model.encoder_weights.", name, tune.what)
+    apply_tuning(network, tune)
     network.to(resolved.device).to(memory_format=torch.channels_last)
     settings = {"model": asdict(model), **settings, "seed": seed, "precision": resolved.precision}
     settings = json.loads(json.dumps(settings))  # as the pointer will hold them
@@ -139,6 +149,7 @@ def train_network(
         log=log,
     )
     network.load_state_dict(state.best_weights)
+    merge_lora(network)
     save_model(network, folder / "model.safetensors", metadata=_metadata(data))
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the run is over: the next one starts afresh
     pointer = make_pointer(

@@ -124,6 +124,7 @@ def train_supervised(
         seed=seed,
         init=init,
         settings={name: asdict(config)},
+        tune=config.tune,
         labeled_per_step=config.batch_size,
         val_batch_size=config.val_batch_size,
         log=log,

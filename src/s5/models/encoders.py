@@ -6,6 +6,7 @@ Shape suffixes in this room: B batch, C bands or channels, H height, W width, K 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from s5.models.encoder_weights import load_encoder_weights
+from s5.models.vit import S5_ENCODERS, PlainViT
+from s5.models.weights import load_encoder_weights
 
 # S5's own networks tap these blocks (papers: ViT-B, -L, -H); keyed by depth and width, so that smaller
 # networks of the same depth keep evenly spaced taps.
@@ -106,6 +108,25 @@ class PlainEncoder(Encoder):
         return maps
 
 
+class S5Encoder(Encoder):
+    """S5's own plain ViT, tapped after four of its blocks; with experts, `task` says whose."""
+
+    body: PlainViT
+
+    def __init__(self, name: str, body: PlainViT, taps: Sequence[int]) -> None:
+        depth = len(body.blocks)
+        if len(taps) != 4 or not all(isinstance(tap, int) and 0 <= tap < depth for tap in taps):
+            raise ValueError(f"encoder {name!r}: taps must be four blocks in 0..{depth - 1}, got {list(taps)}")
+        if sorted(set(taps)) != list(taps):
+            raise ValueError(f"encoder {name!r}: taps must rise from the first to the last, got {list(taps)}")
+        super().__init__(name, body, [body.width] * 4, [body.patch] * 4)
+        self.taps = tuple(taps)
+
+    def forward(self, x_BCHW: Tensor, task: int | None = None) -> list[Tensor]:
+        maps: list[Tensor] = self.body(x_BCHW, self.taps, task)
+        return maps
+
+
 def tap_blocks(depth: int, width: int) -> tuple[int, int, int, int]:
     """The four blocks whose outputs feed the pyramid: S5's for its ViT-B, -L and -H, else evenly spaced to the last.
 
@@ -125,51 +146,91 @@ def create_encoder(
     drop_path: float = 0.0,
     image_size: int | None = None,
     weights: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    checkpointing: bool = False,
 ) -> Encoder:
-    """Build a timm network as an encoder. Nothing is ever downloaded.
+    """Build one of S5's networks, or one of timm's, as an encoder. Nothing is downloaded unless `weights` is a hub id.
 
     Args:
-        name: a timm model name, e.g. "resnet18", "convnext_atto", "vit_tiny_patch16_224".
+        name: "s5_vit_b", "s5_vit_l", "s5_vit_h" (AAAI 2026), "s5_vit_b_rvsa", "s5_vit_l_rvsa", "s5_vit" with its sizes
+            in `options`, or a timm model name, e.g. "resnet18", "swin_base_patch4_window7_224".
         bands: input bands.
         drop_path: stochastic depth rate in [0, 1).
-        image_size: side in px for which position embeddings are made; None takes the network's own.
-        weights: a local .safetensors or .pth file, or None for a random start.
+        image_size: side in px for which position embeddings are made; None takes the network's own (S5: 512).
+        weights: what `s5.models.load_weights` reads, or None for a random start.
+        options: further arguments: of `PlainViT` (and `taps`, four blocks) for S5's networks, of `timm.create_model`
+            for timm's.
+        checkpointing: forget activations and compute them again in the backward pass: slower, in less memory.
 
     Raises:
         ValueError: an unknown name, a network without feature maps, an option that it does not have.
         FileNotFoundError: `weights` names no file.
     """
-    if not timm.is_model(name):
-        raise ValueError(f"encoder: timm has no network {name!r}{_did_you_mean(name)}")
-    body = _build(name, bands, drop_path, image_size)
-    info: Any = body.feature_info
-    strides, channels = info.reduction(), info.channels()
-    encoder: Encoder
-    inner: Any = getattr(body, "model", None)
-    if len(set(strides)) == 1 and hasattr(inner, "blocks") and hasattr(inner, "forward_intermediates"):
-        encoder = PlainEncoder(name, inner, int(strides[-1]), int(channels[-1]))
-    else:
-        encoder = HierarchicalEncoder(name, body)
+    encoder = (
+        _create_s5(name, bands, drop_path, image_size, dict(options or {}))
+        if name == "s5_vit" or name in S5_ENCODERS
+        else _create_timm(name, bands, drop_path, image_size, dict(options or {}))
+    )
+    if checkpointing:
+        _checkpoint(encoder)
     if weights is not None:
-        load_encoder_weights(encoder, Path(weights))
+        load_encoder_weights(encoder, weights)
     return encoder
 
 
-def _build(name: str, bands: int, drop_path: float, image_size: int | None) -> nn.Module:
-    options: dict[str, Any] = {"dynamic_img_size": True}
+def _create_s5(name: str, bands: int, drop_path: float, image_size: int | None, options: dict[str, Any]) -> Encoder:
+    sizes = {**S5_ENCODERS.get(name, {}), **options}
+    taps = sizes.pop("taps", None)
+    missing = [key for key in ("width", "depth", "heads") if key not in sizes]
+    if missing:
+        raise ValueError(f"encoder 's5_vit': encoder_options lack {missing}; give width, depth and heads")
+    if image_size is not None:
+        sizes["image_size"] = image_size
+    try:
+        body = PlainViT(bands=bands, drop_path=drop_path, **sizes)
+    except TypeError as error:
+        raise ValueError(f"encoder {name!r}: {error}; s5.models.vit.PlainViT lists the options") from error
+    return S5Encoder(name, body, tap_blocks(sizes["depth"], sizes["width"]) if taps is None else taps)
+
+
+def _create_timm(name: str, bands: int, drop_path: float, image_size: int | None, options: dict[str, Any]) -> Encoder:
+    if not timm.is_model(name):
+        raise ValueError(f"encoder: neither S5 nor timm has a network {name!r}{_did_you_mean(name)}")
+    body = _build(name, bands, drop_path, image_size, options)
+    info: Any = body.feature_info
+    strides, channels = info.reduction(), info.channels()
+    inner: Any = getattr(body, "model", None)
+    if len(set(strides)) == 1 and hasattr(inner, "blocks") and hasattr(inner, "forward_intermediates"):
+        return PlainEncoder(name, inner, int(strides[-1]), int(channels[-1]))
+    return HierarchicalEncoder(name, body)
+
+
+def _checkpoint(encoder: Encoder) -> None:
+    switch: Any = getattr(encoder.body, "set_grad_checkpointing", None)
+    try:
+        switch(enable=True)
+    except (TypeError, AssertionError, AttributeError) as error:
+        raise ValueError(f"checkpointing: encoder {encoder.name!r} has none; set checkpointing to false") from error
+
+
+def _build(name: str, bands: int, drop_path: float, image_size: int | None, given: Mapping[str, Any]) -> nn.Module:
+    # Any input size: what ViTs call it, and what Swins do (timm 1.0.20's Swin takes the first and ignores it).
+    options: dict[str, Any] = {"dynamic_img_size": True, "strict_img_size": False}
     if image_size is not None:
         options["img_size"] = image_size
     if drop_path > 0:
         options["drop_path_rate"] = drop_path
     while True:
         try:
-            body: nn.Module = timm.create_model(name, pretrained=False, features_only=True, in_chans=bands, **options)
+            body: nn.Module = timm.create_model(
+                name, pretrained=False, features_only=True, in_chans=bands, **{**options, **given}
+            )
             return body
         except TypeError as error:
             # Which options a network has is known only by asking: convolutional ones have no image size.
             refused = [option for option in options if f"'{option}'" in str(error) and "unexpected" in str(error)]
             if not refused:
-                raise
+                raise ValueError(f"encoder {name!r}: {error}; take it out of encoder_options") from error
             if refused[0] == "drop_path_rate":
                 raise ValueError(
                     f"drop_path: encoder {name!r} has none, got {drop_path}; set drop_path to 0"
@@ -183,7 +244,7 @@ def _build(name: str, bands: int, drop_path: float, image_size: int | None) -> n
 
 
 def _did_you_mean(name: str) -> str:
-    near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.6)
+    near = difflib.get_close_matches(name, [*S5_ENCODERS, *timm.list_models()], n=3, cutoff=0.6)
     if not near:
         return "; timm.list_models() names what there is"
     return "; did you mean " + " or ".join(repr(n) for n in near) + "?"

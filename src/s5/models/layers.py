@@ -1,4 +1,4 @@
-"""The convolution block that both decoders are made of, and bilinear resizing."""
+"""The convolution block that the decoders are made of, and bilinear resizing."""
 
 from __future__ import annotations
 

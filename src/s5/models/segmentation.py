@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from s5.models.dpt import DPTDecoder, ReassemblePyramid
 from s5.models.encoders import Encoder, create_encoder, pooled
 from s5.models.layers import resize
 from s5.models.light import LightDecoder
 from s5.models.neck import LevelPyramid, PlainPyramid
 from s5.models.upernet import UPerNetDecoder
 
-DECODERS: dict[str, type[UPerNetDecoder] | type[LightDecoder]] = {"upernet": UPerNetDecoder, "light": LightDecoder}
+Neck = PlainPyramid | LevelPyramid | ReassemblePyramid
+Decoder = UPerNetDecoder | DPTDecoder | LightDecoder
+
+DECODERS: dict[str, Callable[..., Decoder]] = {
+    "upernet": UPerNetDecoder,
+    "dpt": DPTDecoder,
+    "light": LightDecoder,
+}
 
 
 class SegmentationModel(nn.Module):
@@ -25,13 +34,14 @@ class SegmentationModel(nn.Module):
 
     Attributes:
         architecture: JSON-able keywords with which `create_model` builds the same network again.
+        frozen: names of the parts that `freeze` was told of.
     """
 
     def __init__(
         self,
         encoder: Encoder,
-        decoder: UPerNetDecoder | LightDecoder,
-        neck: PlainPyramid | LevelPyramid,
+        decoder: Decoder,
+        neck: Neck,
         *,
         dropout: float,
         architecture: dict[str, Any],
@@ -40,8 +50,9 @@ class SegmentationModel(nn.Module):
         self.encoder = encoder
         self.neck = neck
         self.decoder = decoder
-        self.head = nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(decoder.channels, architecture["classes"], 1))
+        self.head = create_head(decoder.channels, architecture["classes"], dropout)
         self.architecture = architecture
+        self.frozen: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -69,25 +80,49 @@ class SegmentationModel(nn.Module):
         maps = self._encode(x_BCHW)
         return self._logits(x_BCHW, maps), pooled(maps[-1])
 
+    def freeze(self, *parts: str) -> None:
+        """Keep parts, such as "encoder", as they are: no gradients, and evaluation mode whatever `train` is told."""
+        for part in parts:
+            self.get_submodule(part).requires_grad_(False)
+        self.frozen = (*self.frozen, *parts)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode but for the frozen parts: their batch statistics stand still, and they drop nothing."""
+        super().train(mode)
+        for part in self.frozen:
+            self.get_submodule(part).eval()
+        return self
+
     def _encode(self, x_BCHW: Tensor) -> list[Tensor]:
-        if x_BCHW.ndim != 4 or x_BCHW.shape[1] != self.bands:
-            raise ValueError(
-                f"model: expected images [B, {self.bands}, H, W], got shape {tuple(x_BCHW.shape)}; "
-                "check the data's bands against the model's"
-            )
+        check_bands(x_BCHW, self.bands)
         maps: list[Tensor] = self.encoder(pad_to_multiple(x_BCHW, self.encoder.multiple))
         return maps
 
     def _logits(self, x_BCHW: Tensor, maps: list[Tensor]) -> Tensor:
-        coarse_BKHW = self.head(self.decoder(self.neck(maps)))
-        # Corners aligned, as S5's released head does.
-        logits_BKHW = resize(coarse_BKHW, self._padded_size(x_BCHW), align_corners=True)
-        return logits_BKHW[..., : x_BCHW.shape[-2], : x_BCHW.shape[-1]]
+        return to_size_of(x_BCHW, self.head(self.decoder(self.neck(maps))), self.encoder.multiple)
 
-    def _padded_size(self, x_BCHW: Tensor) -> tuple[int, int]:
-        height, width = x_BCHW.shape[-2:]
-        multiple = self.encoder.multiple
-        return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+
+def create_head(channels: int, classes: int, dropout: float) -> nn.Sequential:
+    """Channel dropout and a 1 x 1 convolution, as S5's released head."""
+    return nn.Sequential(nn.Dropout2d(dropout), nn.Conv2d(channels, classes, 1))
+
+
+def check_bands(x_BCHW: Tensor, bands: int) -> None:
+    """Raises ValueError where a network of `bands` is given something else."""
+    if x_BCHW.ndim != 4 or x_BCHW.shape[1] != bands:
+        raise ValueError(
+            f"model: expected images [B, {bands}, H, W], got shape {tuple(x_BCHW.shape)}; "
+            "check the data's bands against the model's"
+        )
+
+
+def to_size_of(x_BCHW: Tensor, coarse_BKHW: Tensor, multiple: int) -> Tensor:
+    """Coarse logits of an image padded to `multiple`, at the image's own size."""
+    height, width = x_BCHW.shape[-2:]
+    padded = (-(-height // multiple) * multiple, -(-width // multiple) * multiple)
+    # Corners aligned, as S5's released head does.
+    return resize(coarse_BKHW, padded, align_corners=True)[..., :height, :width]
 
 
 def pad_to_multiple(x_BCHW: Tensor, multiple: int) -> Tensor:
@@ -112,31 +147,40 @@ def create_model(
     drop_path: float = 0.0,
     encoder_weights: str | Path | None = None,
     image_size: int | None = None,
+    encoder_options: Mapping[str, Any] | None = None,
+    decoder_options: Mapping[str, Any] | None = None,
+    checkpointing: bool = False,
 ) -> SegmentationModel:
-    """Build a segmentation network from any timm encoder and one of this project's decoders.
+    """Build a segmentation network from one of S5's or timm's encoders and one of this project's decoders.
 
     Args:
-        encoder: timm name; plain ViTs get S5's pyramid neck.
-        decoder: "upernet" (S5's) or "light" (for CPUs).
+        encoder: "s5_vit_b", "s5_vit_l", "s5_vit_h", their "_rvsa", or a timm name; plain ViTs get S5's pyramid neck.
+        decoder: "upernet" (S5's), "dpt" (Ranftl et al., with a neck of its own for plain ViTs) or "light" (for CPUs).
         classes: number of classes, at least 2.
         bands: input bands, at least 1.
         decoder_channels: width of the decoder (S5: 256).
         dropout: channel dropout before the head, in [0, 1).
         drop_path: stochastic depth rate of the encoder, in [0, 1).
-        encoder_weights: local .safetensors or .pth file for the encoder, or None for a random start.
+        encoder_weights: file or hub id for the encoder (`s5.models.load_weights`), or None for a random start.
         image_size: side in px that position embeddings are made for; None takes the encoder's own.
+        encoder_options: further arguments of the encoder (`s5.models.create_encoder`).
+        decoder_options: further arguments of the decoder, such as UPerNet's `pool_scales`.
+        checkpointing: the encoder forgets activations and computes them again in the backward pass.
 
     Raises:
         ValueError: a value out of range, an unknown name (the nearest are suggested), weights that do not fit.
         FileNotFoundError: `encoder_weights` names no file.
     """
     _check_ranges(classes, bands, decoder_channels, dropout, drop_path, image_size)
-    if decoder not in DECODERS:
-        near = difflib.get_close_matches(decoder, DECODERS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"decoder: expected one of {sorted(DECODERS)}, got {decoder!r}{hint}")
-    body = create_encoder(encoder, bands=bands, drop_path=drop_path, image_size=image_size, weights=encoder_weights)
-    neck = PlainPyramid(body.channels[-1]) if body.is_plain else LevelPyramid(body.channels, body.strides)
+    body = create_encoder(
+        encoder,
+        bands=bands,
+        drop_path=drop_path,
+        image_size=image_size,
+        weights=encoder_weights,
+        options=encoder_options,
+        checkpointing=checkpointing,
+    )
     architecture = {
         "encoder": encoder,
         "decoder": decoder,
@@ -146,9 +190,36 @@ def create_model(
         "dropout": dropout,
         "drop_path": drop_path,
         "image_size": image_size,
+        "encoder_options": dict(encoder_options or {}),
+        "decoder_options": dict(decoder_options or {}),
     }
-    head = DECODERS[decoder](neck.channels, decoder_channels)
+    neck, head = create_decoder(decoder, body, decoder_channels, decoder_options)
     return SegmentationModel(body, head, neck, dropout=dropout, architecture=architecture)
+
+
+def create_decoder(
+    name: str, encoder: Encoder, channels: int, options: Mapping[str, Any] | None = None
+) -> tuple[Neck, Decoder]:
+    """The neck that makes four levels of an encoder's maps, and the decoder that reads them.
+
+    Raises:
+        ValueError: an unknown decoder (the nearest is suggested), or an option that it does not have.
+    """
+    if name not in DECODERS:
+        near = difflib.get_close_matches(name, DECODERS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"decoder: expected one of {sorted(DECODERS)}, got {name!r}{hint}")
+    neck: Neck
+    if not encoder.is_plain:
+        neck = LevelPyramid(encoder.channels, encoder.strides)
+    elif name == "dpt":
+        neck = ReassemblePyramid(encoder.channels[-1])
+    else:
+        neck = PlainPyramid(encoder.channels[-1])
+    try:
+        return neck, DECODERS[name](neck.channels, channels, **dict(options or {}))
+    except TypeError as error:
+        raise ValueError(f"decoder {name!r}: {error}; take it out of decoder_options") from error
 
 
 def _check_ranges(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
@@ -14,14 +14,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from s5.files import replacing, sha256_of
+from s5.models.multi import MultiDatasetModel, create_multi_model
 from s5.models.segmentation import SegmentationModel, create_model
 
 logger = logging.getLogger(__name__)
 
 _HEADER = "s5"
 
+M = TypeVar("M", SegmentationModel, MultiDatasetModel)
 
-def save_model(model: SegmentationModel, path: Path, *, metadata: Mapping[str, Any]) -> None:
+
+def save_model(model: SegmentationModel | MultiDatasetModel, path: Path, *, metadata: Mapping[str, Any]) -> None:
     """Write weights, architecture and `metadata` as one safetensors file, whole or not at all.
 
     Equal weights and metadata give equal bytes: keep paths, times and run ids out of `metadata`.
@@ -44,27 +47,48 @@ def save_model(model: SegmentationModel, path: Path, *, metadata: Mapping[str, A
             raise OSError(f"{path}: the model could not be written ({error}); free some space and repeat") from error
 
 
-def load_model(path: Path) -> tuple[SegmentationModel, dict[str, Any]]:
+def load_model(path: Path, *, task: str | None = None) -> tuple[SegmentationModel, dict[str, Any]]:
     """Rebuild a network that `save_model` wrote.
+
+    Args:
+        task: of a network for several data sets, the one whose dense network is wanted.
 
     Returns:
         The network in evaluation mode on the CPU, and the metadata it was stored with. Random states stay as they were.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated, not one of this project's, or holds NaN.
+        ValueError: the file is truncated, not one of this project's, or holds NaN; it has several data sets and no
+            `task` is given, or one that it does not have.
     """
     tensors, metadata = _read(path)
+    datasets = metadata["architecture"].get("datasets")
+    if datasets is None:
+        return _rebuild(create_model, tensors, metadata, path), metadata
+    if task is None:
+        raise ValueError(f"{path}: the network is for the data sets {list(dict(datasets))}; say which with task=...")
+    return _rebuild(create_multi_model, tensors, metadata, path).for_task(task), metadata
+
+
+def load_multi_model(path: Path) -> tuple[MultiDatasetModel, dict[str, Any]]:
+    """`load_model` for a network of several data sets, whole."""
+    tensors, metadata = _read(path)
+    if "datasets" not in metadata["architecture"]:
+        raise ValueError(f"{path}: the network is for one data set; use load_model")
+    return _rebuild(create_multi_model, tensors, metadata, path), metadata
+
+
+def _rebuild(create: Callable[..., M], tensors: dict[str, Tensor], metadata: dict[str, Any], path: Path) -> M:
     with torch.random.fork_rng(devices=[]):
         try:
-            model = create_model(**metadata["architecture"])
+            model = create(**metadata["architecture"])
             model.load_state_dict(tensors)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"{path}: its weights do not fit the network that its header describes ({error}); "
                 "read it with the version of s5 that wrote it, or train it again"
             ) from error
-    return model.eval(), metadata
+    return model.eval()
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

@@ -216,6 +216,7 @@ def pretrain_s4p(
         seed=seed,
         init=init,
         settings={"s4p": asdict(config)},
+        tune=config.tune,
         labeled_per_step=config.batch_size,
         val_batch_size=config.val_batch_size,
         log=log,

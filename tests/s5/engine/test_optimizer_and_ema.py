@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from s5.engine import EMA, OptimizerConfig, build_optimizer, set_learning_rate
+from s5.engine.optimizer import is_decayed
+from s5.models import create_encoder, create_model
 
 
 class Net(nn.Module):
@@ -27,6 +29,63 @@ def test_norms_and_biases_are_not_decayed_and_the_head_has_its_own_rate() -> Non
     assert found[id(net.head.weight)] == (0.1, pytest.approx(1e-2))
     assert found[id(net.head.bias)] == (0.0, pytest.approx(1e-2))
     assert len(found) == len(list(net.parameters()))
+
+
+def test_rates_fall_by_layer_towards_the_input() -> None:
+    model = create_model("resnet18", "light", classes=3)  # eight blocks
+    config = OptimizerConfig(lr=1e-3, head_lr_scale=10, layer_decay=0.5, weight_decay=0.1)
+    optimizer = build_optimizer(model, config)
+    rates = {id(p): g["peak_lr"] for g in optimizer.param_groups for p in g["params"]}
+    body = model.encoder.body
+    assert rates[id(body.layer4[1].conv2.weight)] == pytest.approx(1e-3 * 0.5)
+    assert rates[id(body.layer4[0].downsample[0].weight)] == pytest.approx(1e-3 * 0.5**2)
+    assert rates[id(body.layer1[0].bn1.bias)] == pytest.approx(1e-3 * 0.5**8)
+    assert rates[id(body.conv1.weight)] == pytest.approx(1e-3 * 0.5**9)
+    for part in (model.neck, model.decoder, model.head):
+        assert all(rates[id(p)] == pytest.approx(1e-2) for p in part.parameters())
+    assert len(optimizer.param_groups) == (8 + 1 + 1) * 2
+    assert len(rates) == len(list(model.parameters()))
+    assert set_learning_rate(optimizer, config, 0, 1) == config.lr / 1.02  # what is logged is the rate without layers
+
+
+def test_equal_rates_share_a_group() -> None:
+    model = create_model("resnet18", "light", classes=3)
+    assert len(build_optimizer(model, OptimizerConfig()).param_groups) == 2
+    assert len(build_optimizer(model, OptimizerConfig(weight_decay=0)).param_groups) == 1
+
+
+@pytest.mark.parametrize(
+    ("encoder", "options", "kept"),
+    [
+        ("vit_small_patch14_reg4_dinov2", {}, {"cls_token", "reg_token", "pos_embed", "norm1.weight", "ls1.gamma"}),
+        ("swin_tiny_patch4_window7_224", {}, {"attn.relative_position_bias_table", "norm2.weight"}),
+        ("swinv2_tiny_window8_256", {}, {"attn.logit_scale", "attn.cpb_mlp.0.weight", "attn.cpb_mlp.2.weight"}),
+        ("convnext_atto", {}, {"gamma", "norm.weight", "downsample.0.weight"}),
+        ("fastvit_t8", {}, {"layer_scale.gamma"}),  # with three dimensions
+        ("levit_128s", {}, {"attn.attention_biases"}),
+        (
+            "s5_vit_b_rvsa",
+            {"depth": 4, "global_every": 2},
+            {"pos_embed", "attn.rel_pos_h", "attn.rel_pos_w", "attn.relative_position_bias_table", "norm1.weight"},
+        ),
+    ],
+)
+def test_what_is_no_matrix_is_not_decayed(encoder: str, options: dict[str, int], kept: set[str]) -> None:
+    with torch.device("meta"):
+        network = create_encoder(encoder, options=options)
+    decayed = {name for name, p in network.named_parameters() if is_decayed(name, p)}
+    rest = {name for name, _ in network.named_parameters()} - decayed
+    for ending in kept:
+        assert any(name.endswith(f".{ending}") for name in rest), ending
+        # a block's downsampling is a norm (0) and a convolution (1)
+        assert not any(name.endswith(f".{ending}") for name in decayed), ending
+    assert all(name.endswith(".weight") for name in decayed)
+    matrices = {
+        f"{name}.weight"
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear | nn.Conv2d) and "cpb_mlp" not in name
+    }
+    assert decayed == matrices
 
 
 def test_cosine_with_warmup() -> None:
@@ -73,6 +132,8 @@ def test_a_cold_ema_starts_as_the_plain_mean() -> None:
         ({"warmup": 1}, "warmup"),
         ({"weight_decay": -1}, "weight_decay"),
         ({"head_lr_scale": 0}, "head_lr_scale"),
+        ({"layer_decay": 0}, r"optimizer.layer_decay: expected a factor in \(0, 1\], got 0"),
+        ({"layer_decay": 1.5}, r"optimizer.layer_decay: expected a factor in \(0, 1\], got 1.5"),
     ],
 )
 def test_ranges(values, word) -> None:
