@@ -204,9 +204,7 @@ def _encoder_arguments(
 def _decoder_arguments(parts: Parts, task: str, path: str | Path) -> dict[str, Any]:
     decoder = parts.decoders.get(task)
     if not decoder or "fusion.0.weight" not in decoder:
-        raise ValueError(
-            f"{path}: the file has a head but no whole decoder for {task or 'it'}; the file is cut"
-        )
+        raise ValueError(f"{path}: the file has a head but no whole decoder for {task or 'it'}; the file is cut")
     pools = {name.split(".")[1] for name in decoder if name.startswith("pools.")}
     if len(pools) != len(_POOL_SCALES):
         raise ValueError(
