@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +78,8 @@ def load_weights(model: nn.Module, source: str | Path, *, task: str | None = Non
     tasks = list(getattr(model, "datasets", {}))
     if not tasks:
         parts = _of_one_task(parts, task, source)
+    elif parts.experts:
+        parts = replace(parts, encoder=_experts_of(parts, tasks, source))
     fitted = {"encoder.body.": _fit_encoder(model.encoder, parts, source, report, experts=len(tasks))}
     wanted = {"neck.": parts.neck}
     if tasks:
@@ -144,6 +146,24 @@ def _of_one_task(parts: Parts, task: str | None, source: str | Path) -> Parts:
         heads={task: parts.heads[task]},
         unused={**parts.unused, **others},
     )
+
+
+def _experts_of(parts: Parts, tasks: list[str], source: str | Path) -> dict[str, Tensor]:
+    """The encoder's tensors with the experts of these data sets, in their order."""
+    there = list(parts.heads)
+    missing = [name for name in tasks if name not in there]
+    if missing:
+        raise ValueError(
+            f"{source}: has no expert for the data sets {missing}, only for {there}; build the network for those, or "
+            "start it from one of them with from_dense"
+        )
+    encoder = {name: tensor for name, tensor in parts.encoder.items() if ".experts." not in name}
+    for prefix in _mlp_prefixes(parts.encoder):
+        for position, name in enumerate(tasks):
+            for kind in ("weight", "bias"):
+                theirs = f"{prefix}experts.{there.index(name)}.{kind}"
+                encoder[f"{prefix}experts.{position}.{kind}"] = parts.encoder[theirs]
+    return encoder
 
 
 def _mlp_prefixes(encoder: Mapping[str, Tensor]) -> list[str]:

@@ -18,6 +18,7 @@ from s5.models import (
     MultiDatasetModel,
     SegmentationModel,
     create_model,
+    create_multi_model,
     export_released,
     from_released,
     load_model,
@@ -185,6 +186,28 @@ def test_load_weights_into_networks_of_create_model(golden: dict[str, Tensor], m
         ValueError, match=r"the file holds the data sets \['vaihingen', .*say which with task=.*got None"
     ):
         load_weights(other, MOE)
+
+
+@torch.no_grad()
+def test_load_weights_into_a_network_of_several_data_sets(
+    golden: dict[str, Tensor], moe_golden: dict[str, Tensor]
+) -> None:
+    options = {"decoder_channels": 16, "image_size": 64, "encoder_options": {"width": 32, "depth": 4, "heads": 4}}
+    # Fewer of them and in another order: experts go by name.
+    some = create_multi_model("s5_vit", datasets={"loveda": 7, "potsdam": 5}, part_features=8, **options).eval()
+    report = load_weights(some, MOE)
+    for task in ("loveda", "potsdam"):
+        assert_golden(some(moe_golden["image"], task), moe_golden[f"logits_{task}"])
+    assert {what for what, _ in report.left} >= {"data set vaihingen", "data set OpenEarthMap"}
+    # A dense file starts every data set.
+    fresh = create_multi_model("s5_vit", datasets={"town": 16, "fields": 16}, part_features=8, **options).eval()
+    load_weights(fresh, UPERNET)
+    for task in ("town", "fields"):
+        assert_golden(fresh(golden["image"], task), golden["logits"])
+    with pytest.raises(
+        ValueError, match=r"no expert for the data sets \['town', 'fields'\], only for \['vaihingen'"
+    ):
+        load_weights(fresh, MOE)
 
 
 @torch.no_grad()
