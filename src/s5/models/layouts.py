@@ -193,6 +193,8 @@ def _name_of(encoder: Mapping[str, Tensor]) -> str:
         return "DINOv2"
     if any("transformer.resblocks" in name for name in encoder):
         return "CLIP's image encoder"
+    if "_conv_stem.weight" in encoder:
+        return "EfficientNet-PyTorch"
     if any(name.startswith("blocks.0.") for name in encoder):
         return "a ViT"
     return "an encoder"

@@ -276,6 +276,9 @@ def _for_plain_vit(body: PlainViT, found: dict[str, Tensor], report: LoadReport)
 
 def _as_timm_reads_it(encoder: Any, found: dict[str, Tensor]) -> dict[str, Tensor]:
     """A foreign file through the filter that timm keeps beside the network (DINOv2, DINOv3, CLIP, other releases)."""
+    if "_conv_stem.weight" in found:
+        # EfficientNet-PyTorch numbers its blocks through, timm by stage: the same tensors in the same order.
+        return dict(zip(encoder.body.state_dict(), found.values(), strict=False))
     room = sys.modules[timm.models.model_entrypoint(encoder.name).__module__]
     convert = getattr(room, "checkpoint_filter_fn", None)
     if convert is None:

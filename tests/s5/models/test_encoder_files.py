@@ -192,6 +192,31 @@ def clip_name(name: str) -> str:
     return name
 
 
+@torch.no_grad()
+def test_efficientnet_pytorchs_own_names(tmp_path: Path) -> None:
+    # Its blocks are numbered through: _blocks.0._depthwise_conv, _bn1, _project_conv, _bn2, _blocks.1._expand_conv, ...
+    torch.manual_seed(0)
+    whole = timm.create_model("tf_efficientnet_lite0", pretrained=False).eval()
+    names = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1", "classifier": "_fc"}
+    inner = {"conv_pw": "_expand_conv", "conv_dw": "_depthwise_conv", "conv_pwl": "_project_conv"}
+    theirs, flat = {}, {}
+    for name, tensor in whole.state_dict().items():
+        parts = name.split(".")
+        if parts[0] == "blocks":
+            number = flat.setdefault((parts[1], parts[2]), len(flat))
+            norm = f"_{parts[3][:2]}{int(parts[3][2]) - (number > 0)}" if parts[3].startswith("bn") else ""
+            theirs[f"_blocks.{number}.{inner.get(parts[3], norm)}.{parts[4]}"] = tensor
+        else:
+            theirs[".".join([names[parts[0]], *parts[1:]])] = tensor
+    torch.save(theirs, tmp_path / "lite0.pth")
+    x = torch.randn(1, 3, 64, 64)
+    encoder = create_encoder("tf_efficientnet_lite0", weights=tmp_path / "lite0.pth").eval()
+    expected = whole.forward_intermediates(x, indices=[-1], norm=False, intermediates_only=True)[0]
+    torch.testing.assert_close(encoder(x)[-1], expected)
+    with pytest.raises(ValueError, match=r"EfficientNet-PyTorch; .*of another shape"):
+        create_encoder("tf_efficientnet_lite1", weights=tmp_path / "lite0.pth")
+
+
 def test_a_hub_id_is_fetched_and_a_typo_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, str]] = []
 

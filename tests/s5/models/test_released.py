@@ -204,9 +204,7 @@ def test_load_weights_into_a_network_of_several_data_sets(
     load_weights(fresh, UPERNET)
     for task in ("town", "fields"):
         assert_golden(fresh(golden["image"], task), golden["logits"])
-    with pytest.raises(
-        ValueError, match=r"no expert for the data sets \['town', 'fields'\], only for \['vaihingen'"
-    ):
+    with pytest.raises(ValueError, match=r"no expert for the data sets \['town', 'fields'\], only for \['vaihingen'"):
         load_weights(fresh, MOE)
 
 
