@@ -23,8 +23,9 @@ from s5_kedro.datasets.atomic import FINGERPRINT, AtomicDataset
 from s5_kedro.parameters import flatten
 from s5_kedro.project import find_card, find_file
 
-# Where a network runs does not change what it is.
-_NOT_COMPARED = {"dataset", "compute.device", "compute.threads", "compute.cache_mb"}
+# Where a network runs, and how many checkpoints lie around meanwhile, does not change what it is.
+_OF_THE_MACHINE = {"compute.device", "compute.threads", "compute.cache_mb", "compute.read_threads"}
+_OF_CHECKPOINTS = (".checkpoint_every", ".keep")
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,13 @@ def node_parameters(node: Node, catalog: CatalogProtocol) -> dict[str, Any]:
             flat.update(flatten(catalog.load(name)))
         elif name.startswith("params:"):
             flat.update(flatten({name.removeprefix("params:"): catalog.load(name)}))
-    kept = {key: _plain(value) for key, value in flat.items() if key not in _NOT_COMPARED}
+    kept = {key: _plain(value) for key, value in flat.items() if key != "dataset" and changes_results(key)}
     return kept | {f"{key} (content)": stamp for key, value in kept.items() if (stamp := _file_content(value))}
+
+
+def changes_results(key: str) -> bool:
+    """Whether a parameter, by its flattened name, can change what a run makes."""
+    return key not in _OF_THE_MACHINE and not key.endswith(_OF_CHECKPOINTS)
 
 
 def read_inputs(node: Node, catalog: CatalogProtocol) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +17,11 @@ from kedro.pipeline.node import Node
 
 from s5_kedro.checks import check_parameters
 from s5_kedro.datasets.atomic import FINGERPRINT, AtomicDataset
-from s5_kedro.fingerprints import Fingerprint, check_present, check_reused, expected_fingerprint
+from s5_kedro.fingerprints import Fingerprint, changes_results, check_present, check_reused, expected_fingerprint
 from s5_kedro.parameters import flatten
 from s5_kedro.project import DEMO, find_card, project_root, set_project_root
+
+_log = logging.getLogger(__name__)
 
 
 class ParameterHooks:
@@ -72,6 +75,7 @@ class TrackingHooks:
         self._catalog: CatalogProtocol | None = None
         self._open_run: Any = None
         self._run_id: str | None = None
+        self._earlier: str | None = None
 
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: KedroContext) -> None:
@@ -92,8 +96,16 @@ class TrackingHooks:
         from s5_kedro.tracking import OpenRun
 
         ours = {key: value for key, value in run_params.items() if key not in _CHANGING}
+        parameters = flatten(catalog.load("parameters"))
+        lasting = {key: value for key, value in parameters.items() if changes_results(key)}
         self._run_id, self._catalog = None, catalog
-        self._open_run = OpenRun(project_root(), {**ours, "parameters": catalog.load("parameters")})
+        self._open_run = OpenRun(project_root(), {**ours, "parameters": lasting}, parameters)
+        self._earlier = self._open_run.earlier()
+        if self._earlier and not run_params.get("only_missing_outputs"):
+            _log.info(
+                "This command was stopped before. Training goes on from its last checkpoint; stages that were through "
+                "are done again, which --only-missing-outputs saves."
+            )
         run = self._context.mlflow.tracking.run
         run.id = run.id or os.environ.get("MLFLOW_RUN_ID") or self._open_run.run_id()
 
@@ -109,7 +121,10 @@ class TrackingHooks:
         self._run_id = active.info.run_id
         self._open_run.open(self._run_id)
         dataset, seed = catalog.load("params:dataset"), catalog.load("params:seed")
-        mlflow.set_tags({"dataset": _name_of(dataset), "seed": seed, "git_revision": git_revision(project_root())})
+        tags = {"dataset": _name_of(dataset), "seed": seed, "git_revision": git_revision(project_root())}
+        if self._earlier not in (None, self._run_id):
+            tags["resumes"] = self._earlier
+        mlflow.set_tags(tags)
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str) -> None:
@@ -135,7 +150,7 @@ class TrackingHooks:
 
 
 # Run parameters that do not make a command another one.
-_CHANGING = ("run_id", "only_missing_outputs", "runner")
+_CHANGING = ("run_id", "only_missing_outputs", "runner", "runtime_params")  # the last are among the parameters
 _ARTIFACTS = {".png", ".html", ".json"}
 
 

@@ -9,7 +9,7 @@ import math
 import os
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ class MetricsLog:
     """A `LogFn` of the library that writes to the active MLflow run as `<prefix>.<metric>`.
 
     Writes in batches, some seconds apart: one at a time costs more than a training step of a small network. A resumed
-    run replays steps: those up to the last one in MLflow are left out, so that no history doubles. Without an active
-    run nothing is written.
+    training begins with the steps before it: those up to the last one in MLflow are left out, so that a history is
+    whole and nothing in it double. Without an active run nothing is written.
 
     Args:
         prefix: Such as `s4p`.
@@ -54,11 +54,6 @@ class MetricsLog:
                 self._last[key] = step
         if time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES or len(self._waiting) >= _MOST_IN_A_BATCH:
             self.flush()
-
-    def catch_up(self, history: Iterable[Mapping[str, Any]]) -> None:
-        """Log the steps of a history that were not logged as they were made: those of an earlier, killed run."""
-        for row in history:
-            self({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
 
     def flush(self) -> None:
         """Write what waits."""
@@ -107,43 +102,72 @@ class OpenRun:
     Args:
         project: The project folder.
         settings: What makes two commands the same: pipelines, environment, parameters, slice.
+        detail: What may differ between two commands that are the same otherwise, but is fixed in a run of MLflow.
     """
 
-    def __init__(self, project: Path, settings: Mapping[str, Any]):
-        text = json.dumps(settings, sort_keys=True, default=str)
-        self._path = project / "mlartifacts" / "open" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    def __init__(self, project: Path, settings: Mapping[str, Any], detail: Mapping[str, Any] | None = None):
+        self._path = project / "mlartifacts" / "open" / f"{_hash(settings)}.json"
+        self._detail = _hash(detail or {})
 
     def run_id(self) -> str | None:
-        """The run left open by an earlier, unfinished command, if MLflow still has it."""
+        """The run left open by an earlier, unfinished command, if MLflow still has it and it can be continued."""
+        left = self._left()
+        # A failed run is not continued: what failed it may have changed what its metrics mean.
+        if left is None or left["detail"] != self._detail or left["status"] not in ("RUNNING", "KILLED"):
+            return None
+        _log.info("Continuing MLflow run %s of the same, unfinished command", left["run_id"])
+        return str(left["run_id"])
+
+    def earlier(self) -> str | None:
+        """The run of an earlier, unfinished command, continued or not: this one goes on from its checkpoints."""
+        left = self._left()
+        return None if left is None or left["status"] == "FINISHED" else str(left["run_id"])
+
+    def open(self, run_id: str) -> None:
+        write_json(
+            self._path, {"run_id": run_id, "pid": os.getpid(), "born": _birth(os.getpid()), "detail": self._detail}
+        )
+
+    def close(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+    def _left(self) -> dict[str, Any] | None:
         import mlflow
 
         if not self._path.is_file():
             return None
         left = json.loads(self._path.read_text(encoding="utf-8"))
-        run_id = str(left["run_id"])
+        if _lives(left["pid"], left["born"]):
+            return None
         try:
-            run = mlflow.MlflowClient().get_run(run_id)
+            run = mlflow.MlflowClient().get_run(str(left["run_id"]))
         except mlflow.MlflowException:
             return None
-        # A failed run is not continued: what failed it may have changed what its metrics mean.
-        if run.info.status not in ("RUNNING", "KILLED") or run.info.lifecycle_stage != "active" or _lives(left["pid"]):
-            return None
-        _log.info("Continuing MLflow run %s of the same, unfinished command", run_id)
-        return run_id
-
-    def open(self, run_id: str) -> None:
-        write_json(self._path, {"run_id": run_id, "pid": os.getpid()})
-
-    def close(self) -> None:
-        self._path.unlink(missing_ok=True)
+        return {**left, "status": run.info.status} if run.info.lifecycle_stage == "active" else None
 
 
-def _lives(pid: int) -> bool:
-    """Whether another process with this id is there: the same command, running beside this one."""
+def _hash(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _lives(pid: int, born: str | None) -> bool:
+    """Whether that process is still there beside this one: the same command, running twice."""
+    if pid == os.getpid() or _birth(pid) != born:
+        return False
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return pid != os.getpid()
+    return True
+
+
+def _birth(pid: int) -> str | None:
+    """When a process began: ids are given again, soonest after the restart of a machine. None where no one tells."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        ticks = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
+    except OSError:
+        return None
+    return f"{boot}/{ticks}"

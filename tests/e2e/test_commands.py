@@ -149,41 +149,49 @@ def started(project: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
+LONGER = {"steps": 30, "checkpoint_every": 2, "validate_every": 10}
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory: pytest.TempPathFactory, world: Path, make_project: Any, run_kedro: Any) -> Path:
+    project = make_project(tmp_path_factory.mktemp("whole") / "project")
+    run_kedro(project, params={"dataset": str(world), "seed_model": LONGER}, pipeline_names=["seed_training"])
+    return project
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, "KILLED"), (signal.SIGKILL, "RUNNING")])
 def test_a_stopped_command_goes_on_and_ends_with_the_same_weights(
-    tmp_path: Path, world: Path, make_project: Any, run_kedro: Any
+    tmp_path: Path, world: Path, make_project: Any, never_stopped: Path, number: int, status: str
 ) -> None:
     import mlflow
 
     project = make_project(tmp_path / "stopped")
-    changed = {"steps": 30, "checkpoint_every": 2, "validate_every": 10}
-    text = ",".join([f"dataset={world}", *(f"seed_model.{key}={value}" for key, value in changed.items())])
+    text = ",".join([f"dataset={world}", *(f"seed_model.{key}={value}" for key, value in LONGER.items())])
     command = ["--pipelines=seed_training", f"--params={text}"]
     with started(project, *command) as process:
-        deadline = time.monotonic() + 120
-        while not list((project / "data").glob("06_models/*/*/checkpoints/*")) and time.monotonic() < deadline:
+        deadline = time.monotonic() + 240
+        while not list(project.glob("data/06_models/*/*/checkpoints/step_*")) and time.monotonic() < deadline:
             time.sleep(0.02)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors
-    assert "seed_model was stopped after step" in errors
+    assert process.returncode == (130 if number == signal.SIGTERM else -signal.SIGKILL), errors
+    assert ("seed_model was stopped after step" in errors) == (number == signal.SIGTERM)
     assert "Traceback" not in errors
     client = mlflow.MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("s5").experiment_id
-    assert [run.info.status for run in client.search_runs([experiment])] == ["KILLED"]
+    assert [run.info.status for run in client.search_runs([experiment])] == [status]
 
     with started(project, *command) as process:
-        _, errors = process.communicate(timeout=240)
+        _, errors = process.communicate(timeout=480)
     assert process.returncode == 0, errors
     (run,) = client.search_runs([experiment])
     assert run.info.status == "FINISHED"
     steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "seed_model.loss")]
     assert steps == list(range(30))
 
-    whole = make_project(tmp_path / "whole")
-    run_kedro(whole, params={"dataset": str(world), "seed_model": changed}, pipeline_names=["seed_training"])
     pointers = [
         json.loads(next((p / "data/06_models/seed_model.json").glob("*/seed_model.json")).read_text())
-        for p in (project, whole)
+        for p in (project, never_stopped)
     ]
     assert pointers[0]["resumed_from"]
     assert not pointers[1]["resumed_from"]

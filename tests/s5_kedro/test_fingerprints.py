@@ -140,7 +140,11 @@ def test_other_settings_are_refused(world: World, changed: dict[str, Any], messa
 
 
 def test_where_it_runs_is_no_other_setting(world: World) -> None:
-    world.run(only_missing=True, compute={"device": "cuda", "precision": "fp32"})
+    world.run(only_missing=True, compute={"device": "cuda", "precision": "fp32", "read_threads": 3})
+
+
+def test_how_often_a_run_is_saved_is_no_other_setting(world: World) -> None:
+    world.run(only_missing=True, s4p={**BASE["s4p"], "keep": 5, "checkpoint_every": 7})
 
 
 def test_a_null_of_the_command_line_is_null(world: World) -> None:

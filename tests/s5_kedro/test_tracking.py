@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import json
 import subprocess
 import sys
 import warnings
@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from s5_kedro.hooks import TrackingHooks
-from s5_kedro.tracking import MetricsLog, OpenRun, git_revision
+from s5_kedro.tracking import MetricsLog, OpenRun, _birth, git_revision
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of MLflow's own import
@@ -58,16 +58,18 @@ def test_metrics_are_prefixed_and_only_numbers_are_logged(run: Any) -> None:
 def test_replayed_steps_are_not_logged_twice(run: Any) -> None:
     with MetricsLog("s4p") as log:
         for step in range(5):
-            log({"loss": float(step)}, step)
-    with MetricsLog("s4p") as resumed:  # a new process that goes on from step 3
-        resumed({"loss": 3.0}, 3)
-        resumed.catch_up([{"step": float(step), "loss": float(step)} for step in range(8)])
+            log({"loss": float(step), **({"val_miou": 50.0} if step == 1 else {})}, step)
+    with MetricsLog("s4p") as resumed:  # a new process: the library begins with the steps before the checkpoint
+        for step in range(8):
+            resumed({"loss": float(step), **({"val_miou": 50.0} if step in (1, 6) else {})}, step)
     assert history(run, "s4p.loss") == [(step, float(step)) for step in range(8)]
+    assert history(run, "s4p.val_miou") == [(1, 50.0), (6, 50.0)]
 
 
 def test_a_long_history_is_written_whole(run: Any) -> None:
     with MetricsLog("s4p") as log:
-        log.catch_up([{"step": step, "a": 1.0, "b": 2.0} for step in range(1200)])
+        for step in range(1200):
+            log({"a": 1.0, "b": 2.0}, step)
     assert len(history(run, "s4p.b")) == 1200
 
 
@@ -118,6 +120,33 @@ def test_a_killed_command_is_continued_by_the_same_command_only(store: str, tmp_
     assert OpenRun(tmp_path, same).run_id() is None
 
 
+def test_a_command_that_cannot_continue_a_run_says_which_one_it_resumes(store: str, tmp_path: Path) -> None:
+    """A failed run is not continued, and MLflow would refuse other parameters in a run."""
+    experiment = mlflow.MlflowClient().get_experiment_by_name("tests")
+    same, cpu, gpu = {"pipelines": ["s4p_pretrain"]}, {"compute.device": "cpu"}, {"compute.device": "cuda"}
+    run_id = mlflow.start_run(experiment_id=experiment.experiment_id).info.run_id
+    OpenRun(tmp_path, same, cpu).open(run_id)
+    mlflow.end_run("KILLED")
+    assert (OpenRun(tmp_path, same, cpu).run_id(), OpenRun(tmp_path, same, cpu).earlier()) == (run_id, run_id)
+    assert (OpenRun(tmp_path, same, gpu).run_id(), OpenRun(tmp_path, same, gpu).earlier()) == (None, run_id)
+    mlflow.MlflowClient().set_terminated(run_id, "FAILED")
+    assert (OpenRun(tmp_path, same, cpu).run_id(), OpenRun(tmp_path, same, cpu).earlier()) == (None, run_id)
+    mlflow.MlflowClient().set_terminated(run_id, "FINISHED")
+    assert OpenRun(tmp_path, same, cpu).earlier() is None
+
+
+@pytest.mark.parametrize("earlier", [None, "before"])
+def test_the_run_that_is_resumed_is_a_tag(
+    run: Any, tmp_path: Path, earlier: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("s5_kedro.hooks.project_root", lambda: tmp_path)
+    hooks = TrackingHooks()
+    hooks._open_run, hooks._earlier = OpenRun(tmp_path, {}), earlier
+    hooks.before_pipeline_run(SimpleNamespace(load={"params:dataset": "demo", "params:seed": 3}.get))
+    tags = mlflow.MlflowClient().get_run(run.info.run_id).data.tags
+    assert (tags["dataset"], tags["seed"], tags.get("resumes")) == ("demo", "3", earlier)
+
+
 def test_a_command_that_runs_beside_this_one_keeps_its_run(store: str, tmp_path: Path) -> None:
     from s5.files import write_json
 
@@ -125,11 +154,17 @@ def test_a_command_that_runs_beside_this_one_keeps_its_run(store: str, tmp_path:
     run_id = mlflow.start_run(experiment_id=experiment.experiment_id).info.run_id
     mlflow.end_run("KILLED")
     opened = OpenRun(tmp_path, {})
+    opened.open(run_id)
+    left = json.loads(opened._path.read_text())
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        write_json(opened._path, {"run_id": run_id, "pid": other.pid})
-        assert opened.run_id() is None
+        beside = {**left, "pid": other.pid, "born": _birth(other.pid)}
+        write_json(opened._path, beside)
+        assert (opened.run_id(), opened.earlier()) == (None, None)
+        write_json(opened._path, {**beside, "born": "before the machine was started again/1234"})
+        assert opened.run_id() == run_id
+        write_json(opened._path, beside)
     assert opened.run_id() == run_id
-    write_json(opened._path, {"run_id": "gone", "pid": os.getpid()})
+    write_json(opened._path, {**left, "run_id": "gone"})
     assert opened.run_id() is None
 
 

@@ -48,8 +48,10 @@ class Batch:
 
 
 def read_batch(source: TileSource, indices: Sequence[int]) -> Batch:
-    """Read and stack the tiles at `indices`."""
-    images, masks, valid = zip(*(source.read(index) for index in indices), strict=True)
+    """Read and stack the tiles at `indices`; by ``source.read_many`` where it has that."""
+    read_many = getattr(source, "read_many", None)
+    tiles = [source.read(index) for index in indices] if read_many is None else read_many(indices)
+    images, masks, valid = zip(*tiles, strict=True)
     stacked = np.stack(images)
     if stacked.dtype != np.uint8:
         stacked = stacked.astype(np.float32)
@@ -101,12 +103,13 @@ class StepSampler:
 
     def _at(self, position: int) -> int:
         epoch, place = divmod(position, self.num_tiles)
-        if epoch not in self._orders:
+        order = self._orders.get(epoch)  # looked up once: another reading thread may empty the store in between
+        if order is None:
             if len(self._orders) > 2:
                 self._orders.clear()
-            generator = numpy_generator(self.seed, f"{self.stream}/order", epoch)
-            self._orders[epoch] = generator.permutation(self.num_tiles)
-        return int(self._orders[epoch][place])
+            order = numpy_generator(self.seed, f"{self.stream}/order", epoch).permutation(self.num_tiles)
+            self._orders[epoch] = order
+        return int(order[place])
 
 
 def read_ahead(

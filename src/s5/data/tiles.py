@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,20 +68,30 @@ class TileReader:
             self._cache.put(index, tile)
         return tile
 
+    def read_many(self, indices: Sequence[int]) -> list[Tile]:
+        """`read` for each of `indices`, with GDAL set up once for all of them."""
+        from s5.geo.gdal import gdal_for_many
+
+        with gdal_for_many():
+            return [self.read(index) for index in indices]
+
     def _decode(self, index: int) -> Tile:
         from s5.geo.raster import read_window  # s5.data is imported on machines without rasterio
 
-        window = Window(*(int(v) for v in self._windows[index]))
+        window = Window(*self._windows[index].tolist())
         image, valid = read_window(Path(self._images[index]), window, size=self.size, bands=self.bands)
         if image.shape[0] != self.bands:
             raise ValueError(f"{self._images[index]}: has {image.shape[0]} bands, expected {self.bands}; ingest again")
-        image[:, ~valid] = 0
+        whole = bool(valid.all())
+        if not whole:
+            image[:, ~valid] = 0
         mask = np.full((self.size, self.size), self.ignore_index, dtype=np.uint8)
         mask_path = self._masks[index]
         if mask_path is not None:
             labels, _ = read_window(Path(mask_path), window)
             mask[: window.height, : window.width] = labels[0].astype(np.uint8)
-            mask[~valid] = self.ignore_index
+            if not whole:
+                mask[~valid] = self.ignore_index
         for array in (image, mask, valid):
             array.setflags(write=False)
         return image, mask, valid

@@ -39,9 +39,11 @@ class Normalizer:
         return self.standardize(scaled).contiguous(memory_format=torch.channels_last)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Raw [B, C, H, W] to what a network takes, in one pass."""
-        images = images.to(torch.float32, memory_format=torch.channels_last, copy=True)
-        return images.mul_(self._factor).add_(self._shift)
+        """Raw [B, C, H, W] to what a network takes: `ready` of `scale`, in fewer steps."""
+        # channels last only then: a factor for each band is applied three times as fast to whole planes
+        images = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        images = images.mul_(self._factor).add_(self._shift)
+        return images.clone(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The loop, checkpoints, precision and optimisers; it knows no algorithm."""
 
-from s5.engine.checkpoint import load_last_checkpoint, save_checkpoint
+from s5.engine.checkpoint import Checkpoints
 from s5.engine.compute import Compute, ComputeConfig, resolve_compute
 from s5.engine.config import TrainingConfig
 from s5.engine.ema import EMA
@@ -14,6 +14,7 @@ from s5.engine.tuning import TuneConfig, apply_tuning
 
 __all__ = [
     "EMA",
+    "Checkpoints",
     "Compute",
     "ComputeConfig",
     "FitState",
@@ -29,12 +30,10 @@ __all__ = [
     "build_optimizer",
     "evaluate_model",
     "fit",
-    "load_last_checkpoint",
     "map_tiles",
     "predict_batches",
     "resolve_compute",
     "run_key",
-    "save_checkpoint",
     "set_learning_rate",
     "start_model",
     "train_network",

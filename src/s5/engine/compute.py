@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-_PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -22,22 +22,26 @@ class ComputeConfig:
         precision: ``"auto"`` takes bf16 where the hardware reports fast bf16 (AMX, Ampere and later), else fp32.
         threads: CPU threads for PyTorch; 0 leaves PyTorch's own choice.
         cache_mb: Memory for decoded tiles of one reader, in MiB.
+        read_threads: Threads that read the tiles of training steps ahead.
     """
 
     device: str = "auto"
     precision: str = "auto"
     threads: int = 0
     cache_mb: int = 256
+    read_threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.precision not in _PRECISIONS:
-            raise ValueError(f"compute.precision: expected one of {_PRECISIONS}, got {self.precision!r}")
+        if self.precision not in ("auto", *PRECISIONS):
+            raise ValueError(f"compute.precision: expected one of {('auto', *PRECISIONS)}, got {self.precision!r}")
         if self.device != "auto" and self.device.split(":")[0] not in ("cpu", "cuda"):
             raise ValueError(f"compute.device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got {self.device!r}")
         for name in ("threads", "cache_mb"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 0:
                 raise ValueError(f"compute.{name}: expected a whole number of at least 0, got {value!r}")
+        if not isinstance(self.read_threads, int) or self.read_threads < 1:
+            raise ValueError(f"compute.read_threads: expected a whole number of at least 1, got {self.read_threads!r}")
 
 
 @dataclass(frozen=True)

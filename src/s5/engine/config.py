@@ -10,6 +10,7 @@ from s5.data.transforms import GeometryConfig, PhotometryConfig
 from s5.engine.loop import LoopConfig
 from s5.engine.optimizer import OptimizerConfig
 from s5.engine.tuning import TuneConfig
+from s5.losses import LABELED_LOSSES, OhemConfig
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,11 @@ class TrainingConfig:
         ema_decay: Decay of the averaged weights, which are the ones validated and kept; in [0, 1).
         photometry: Probability that a labelled tile also gets the strong colour augmentation.
         class_balance: Exponent of the class weights of the losses: 0 weighs all pixels alike, 1 all classes alike.
+        labeled_loss: Loss on labelled pixels (`s5.losses.labeled_loss`): ``"ce"``, ``"ohem"`` or ``"ce_dice"``.
         validate_every, checkpoint_every, log_every: Steps; 0 never validates, or writes checkpoints only when stopped.
+        keep: Checkpoints kept, beside that of the best validation.
         val_batch_size: Tiles per forward pass of validation.
+        ohem: Which labelled pixels are hard, for the loss ``"ohem"``.
         tune: What of the network is trained.
         optimizer: AdamW and its schedule.
         augmentation: The weak augmentation.
@@ -35,10 +39,13 @@ class TrainingConfig:
     ema_decay: float = 0.99
     photometry: float = 0.5
     class_balance: float = 0.0
+    labeled_loss: str = "ce"
     validate_every: int = 250
     checkpoint_every: int = 250
+    keep: int = 2
     log_every: int = 20
     val_batch_size: int = 8
+    ohem: OhemConfig = field(default_factory=OhemConfig)
     tune: TuneConfig = field(default_factory=TuneConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     augmentation: GeometryConfig = field(default_factory=GeometryConfig)
@@ -54,10 +61,12 @@ class TrainingConfig:
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay: expected a value in [0, 1), got {self.ema_decay!r}")
         self.check_share("photometry", "class_balance")
+        if self.labeled_loss not in LABELED_LOSSES:
+            raise ValueError(f"labeled_loss: expected one of {LABELED_LOSSES}, got {self.labeled_loss!r}")
         self.loop()
 
     def loop(self) -> LoopConfig:
-        return LoopConfig(self.steps, self.validate_every, self.checkpoint_every, log_every=self.log_every)
+        return LoopConfig(self.steps, self.validate_every, self.checkpoint_every, self.keep, self.log_every)
 
     def check_whole(self, *names: str) -> None:
         """Raises ValueError where one of these fields is no whole number of at least 1."""

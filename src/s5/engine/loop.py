@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from s5.data.loader import Batch, read_ahead
-from s5.engine.checkpoint import load_last_checkpoint, save_checkpoint
+from s5.engine.checkpoint import Checkpoints
 from s5.progress import progress
 from s5.seeds import seed_of
 from s5.types import LogFn, log_nothing
@@ -61,8 +61,9 @@ class LoopConfig:
     Args:
         steps: Optimiser steps.
         validate_every: Steps between validations; 0 validates never.
-        checkpoint_every: Steps between checkpoints; 0 writes only on interruption.
-        keep: Checkpoints kept.
+        checkpoint_every: Steps between checkpoints; 0 writes only on interruption. Else one is also written after a
+            validation that was the best so far.
+        keep: Checkpoints kept, beside that of the best validation.
         log_every: Steps between reads of the losses from the device.
     """
 
@@ -105,33 +106,35 @@ def fit(
     folder: Path,
     validate: Callable[[nn.Module], float] | None = None,
     log: LogFn = log_nothing,
+    read_threads: int = 1,
 ) -> FitState:
     """Run `method` for `config.steps` steps, going on from the last whole checkpoint in `folder`.
 
-    The weights kept are those with the highest `validate` score, or the last ones without it.
+    The weights kept are those with the highest `validate` score, or the last ones without it. Where the disk is full
+    the run goes on without the checkpoint, with a warning.
 
     Args:
         name: What the bar is called.
         seed: Seeds the global generators anew at every step, so that dropout too belongs to the step.
         folder: Where checkpoints lie.
         validate: Score of a network, higher is better.
+        log: Gets every step of the history once and in order; a resumed run begins with those before it, so that a log
+            in another process holds all of them.
+        read_threads: Threads that read batches ahead; the result does not depend on it.
 
     Raises:
         Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written first.
         FloatingPointError: a loss is not finite.
+        ValueError: the checkpoint is that of another network.
     """
-    state, start = FitState(), 0
-    last = load_last_checkpoint(folder)
-    if last is not None:
-        start, saved = last
-        method.load_state_dict(saved["method"])
-        state = FitState(**saved["fit"])
-        state.resumed_from.append(start)
-        logger.info("%s: going on from step %d of %d.", name, start, config.steps)
+    checkpoints = Checkpoints(folder, keep=config.keep)
+    state, start = _resume(method, checkpoints, config, name)
+    _log_rows(log, state.history)
     pending: list[tuple[int, Mapping[str, torch.Tensor]]] = []
     with _stop_requested() as stop:
-        batches = enumerate(read_ahead(method.read, range(start, config.steps), depth=2), start)
-        for step, read in progress(batches, name, initial=start, total=config.steps):
+        steps = range(start, config.steps)
+        reading = read_ahead(method.read, steps, depth=max(2, read_threads), threads=read_threads)
+        for step, read in progress(enumerate(reading, start), name, initial=start, total=config.steps):
             torch.manual_seed(seed_of(seed, f"{name}/global", step))
             pending.append((step, method.step(step, read)))
             done = step + 1
@@ -139,19 +142,21 @@ def fit(
                 done == config.steps or (config.validate_every > 0 and done % config.validate_every == 0)
             )
             due = config.checkpoint_every > 0 and done % config.checkpoint_every == 0 and done < config.steps
-            if validating or due or done == config.steps or done % config.log_every == 0 or stop.is_set():
+            stopping = stop.is_set()  # asked once: the rows of a checkpoint are read before it is written
+            if validating or due or done == config.steps or done % config.log_every == 0 or stopping:
                 rows = _read_rows(pending, name)
                 pending.clear()
                 if validating and validate is not None:
                     rows[-1]["val_miou"] = _keep_best(method.evaluated(), validate, state, done)
+                    due = due or (config.checkpoint_every > 0 and state.best_step == done < config.steps)
                 state.history.extend(rows)
-                for row in rows:
-                    log({k: v for k, v in row.items() if k != "step"}, int(row["step"]))
+                _log_rows(log, rows)
                 method.on_log(state.history)
-            if due or stop.is_set():
-                save_checkpoint(folder, done, {"method": method.state_dict(), "fit": vars(state)}, keep=config.keep)
-            if stop.is_set():
-                raise Interrupted(f"{name} was stopped after step {done} of {config.steps}; run again to go on from it")
+            if due or stopping:
+                saved = _save(method, checkpoints, state, done, name)
+            if stopping:
+                again = "run again to go on from it" if saved else "no checkpoint of it could be written, see above"
+                raise Interrupted(f"{name} was stopped after step {done} of {config.steps}; {again}")
     if validate is None:
         state.best_step, state.best_weights = config.steps, _weights(method.evaluated())
     return state
@@ -161,6 +166,56 @@ def run_key(**inputs: Any) -> str:
     """A short hash of everything that a run's result depends on: the same command finds its own checkpoints."""
     text = json.dumps(inputs, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _resume(method: Method, checkpoints: Checkpoints, config: LoopConfig, name: str) -> tuple[FitState, int]:
+    """Bring `method` to where the last whole checkpoint was; a fresh state and step 0 where there is none."""
+    last = checkpoints.load_last()
+    if last is None:
+        return FitState(), 0
+    start, saved = last
+    try:
+        method.load_state_dict(saved["method"])
+        state = FitState(**saved["fit"])
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        # Whole, so those before it would not fit either; and half of it may be in the network by now.
+        why = " ".join(str(error).split())
+        raise ValueError(
+            f"{checkpoints.folder}/step_{start}: this checkpoint is not of this {name} ({why}); if the code has "
+            "changed since, remove the folder to train from the start"
+        ) from error
+    state.resumed_from.append(start)
+    logger.info("%s: going on from step %d of %d.", name, start, config.steps)
+    return state, start
+
+
+def _save(method: Method, checkpoints: Checkpoints, state: FitState, step: int, name: str) -> bool:
+    """Write a checkpoint; False, and a warning, where that fails.
+
+    To stop would lose for certain what going on only risks: there may be room at the next checkpoint, and the weights
+    at the end are smaller than it.
+    """
+    content = {"method": method.state_dict(), "fit": vars(state)}
+    try:
+        checkpoints.save(step, content, best=state.best_step or None)
+    except OSError as error:
+        logger.warning(
+            "%s: the checkpoint of step %d could not be written (%s). The run goes on without; free some space: "
+            "stopped now, it would go on from step %d.",
+            name,
+            step,
+            error,
+            max(checkpoints.steps(), default=0),
+        )
+        return False
+    return True
+
+
+def _log_rows(log: LogFn, rows: list[dict[str, float]]) -> None:
+    for row in rows:
+        log({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
 
 
 def _keep_best(model: nn.Module, validate: Callable[[nn.Module], float], state: FitState, step: int) -> float:

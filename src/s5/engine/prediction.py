@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -19,8 +20,9 @@ def map_tiles(
     """Yield every batch of `source`, in order, with ``function(batch)``, run in inference mode under autocast.
 
     On a CPU with several threads each thread takes whole batches, reading included: that is faster than all threads
-    sharing one batch (they wait for each other at every layer), and reading cannot get in their way. Batches are cut
-    by index, so that the result does not depend on the number of threads.
+    sharing one batch (they wait for each other at every layer), and reading cannot get in their way. Only half of them
+    read at a time: GDAL lets go of Python's lock and takes it again so often that two readers are no faster than one.
+    Batches are cut by index, so that the result does not depend on the number of threads.
 
     Args:
         function: Called from several threads at once; must not change the network.
@@ -35,9 +37,12 @@ def map_tiles(
         yield from map(run, iterate_tiles(source, batch_size))
         return
     starts = range(0, len(source), batch_size)
+    reading = threading.Semaphore(threads // 2)
 
     def read_and_run(start: int) -> tuple[Batch, T]:
-        return run(read_batch(source, range(start, min(start + batch_size, len(source)))))
+        with reading:
+            batch = read_batch(source, range(start, min(start + batch_size, len(source))))
+        return run(batch)
 
     try:
         yield from read_ahead(read_and_run, starts, depth=threads, threads=threads, initializer=_one_thread)

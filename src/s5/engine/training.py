@@ -7,7 +7,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from s5.data.loader import SegmentationData
-from s5.engine.compute import Compute, ComputeConfig, resolve_compute
+from s5.engine.compute import PRECISIONS, Compute, ComputeConfig, resolve_compute
 from s5.engine.evaluation import evaluate_model
 from s5.engine.loop import LoopConfig, Method, fit, run_key
 from s5.engine.tuning import TuneConfig, apply_tuning
@@ -128,17 +128,16 @@ def train_network(
         labeled_per_step: Labelled images that one step sees.
         inputs: What the result depends on beside settings and data; part of the run key.
     """
-    resolved = resolve_compute(compute)
+    settings = {"model": asdict(model), **settings, "seed": seed}
+    before = init or {}
+    inputs = {"data": data.fingerprint(), "init": before.get("sha256"), **(inputs or {})}
+    stage = project / "data" / "06_models" / name
+    folder, resolved = _run_folder(stage, settings, inputs, compute)
     network = start_model(model, data, seed=seed, project=project, init=init)
     if tune.what != "all" and init is None and model.encoder_weights is None:
         logger.warning("%s: tune.what=%s trains on a random encoder; give model.encoder_weights.", name, tune.what)
     apply_tuning(network, tune)
     network.to(resolved.device).to(memory_format=torch.channels_last)
-    settings = {"model": asdict(model), **settings, "seed": seed, "precision": resolved.precision}
-    settings = json.loads(json.dumps(settings))  # as the pointer will hold them
-    before = init or {}
-    key = run_key(settings=settings, data=data.fingerprint(), init=before.get("sha256"), **(inputs or {}))
-    folder = project / "data" / "06_models" / name / key
     state = fit(
         method(network, resolved),
         loop,
@@ -147,6 +146,7 @@ def train_network(
         folder=folder / "checkpoints",
         validate=validator(data, resolved, batch_size=val_batch_size),
         log=log,
+        read_threads=compute.read_threads,
     )
     network.load_state_dict(state.best_weights)
     merge_lora(network)
@@ -156,7 +156,7 @@ def train_network(
         folder / "model.safetensors",
         root=project,
         step=state.best_step,
-        config=settings,
+        config=json.loads(json.dumps({**settings, "precision": resolved.precision})),  # as the file will hold them
         seed=seed,
         val_miou=state.best_score if math.isfinite(state.best_score) else None,
         selected_on="val" if data.has_split("val") else "last",
@@ -165,6 +165,29 @@ def train_network(
         resumed_from=state.resumed_from,
     )
     return TrainResult(pointer, state.history)
+
+
+_HOW_OFTEN = ("checkpoint_every", "keep")  # of a stage; what is trained is the same whatever they are
+
+
+def _run_folder(
+    stage: Path, settings: Mapping[str, Any], inputs: Mapping[str, Any], config: ComputeConfig
+) -> tuple[Path, Compute]:
+    """The folder of a run, and what it computes with: an unfinished run keeps its precision on any hardware."""
+    own = resolve_compute(config)
+    lasting = {
+        key: {k: v for k, v in value.items() if k not in _HOW_OFTEN} if isinstance(value, Mapping) else value
+        for key, value in settings.items()
+    }
+    runs = []
+    for precision in (own.precision, *PRECISIONS) if config.precision == "auto" else (own.precision,):
+        folder = stage / run_key(settings={**lasting, "precision": precision}, **inputs)
+        if any((folder / "checkpoints").glob("step_*")):
+            if precision != own.precision:
+                logger.warning("%s: goes on in %s, as it was begun on other hardware.", stage.name, precision)
+            return folder, replace(own, precision=precision)
+        runs.append(folder)
+    return runs[0], own
 
 
 def _metadata(data: SegmentationData) -> dict[str, Any]:

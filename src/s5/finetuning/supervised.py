@@ -12,7 +12,7 @@ import torch
 from s5.data.loader import Batch, SegmentationData, StepSampler, TileSource, count_classes, read_batch
 from s5.data.transforms import Normalizer, augment_geometry, augment_some
 from s5.engine import Compute, ComputeConfig, Learner, TrainingConfig, TrainResult, train_network
-from s5.losses import balanced_weights, cross_entropy
+from s5.losses import balanced_weights, labeled_loss
 from s5.models import ModelConfig, SegmentationModel
 from s5.seeds import torch_generator
 from s5.types import LabelSpace, LogFn, log_nothing
@@ -24,7 +24,7 @@ class SupervisedConfig(TrainingConfig):
 
 
 class Supervised:
-    """Cross-entropy on weakly augmented labelled tiles: a `s5.engine.Method`."""
+    """The labelled loss on weakly augmented labelled tiles: a `s5.engine.Method`."""
 
     def __init__(
         self,
@@ -54,7 +54,14 @@ class Supervised:
         images, masks = self._augment(batches[0], torch_generator(self.seed, f"{self.stream}/augment", step))
         with self.compute.autocast():
             logits = self.learner.model.train()(images)
-        loss = cross_entropy(logits, masks, ignore_index=self.labels.ignore_index, class_weights=self._class_weights)
+        loss = labeled_loss(
+            logits,
+            masks,
+            name=self.config.labeled_loss,
+            ohem=self.config.ohem,
+            ignore_index=self.labels.ignore_index,
+            class_weights=self._class_weights,
+        )
         lr = self.learner.learn(loss, step)
         return {"loss": loss.detach(), "lr": lr}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import rasterio
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import CRSError, RasterioError, RasterioIOError
+from rasterio.io import DatasetReader
 from rasterio.transform import Affine
 from rasterio.windows import Window as RasterioWindow
 
@@ -27,6 +29,9 @@ IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 """The transform of a raster that lies nowhere."""
 
 _BLOCK = 256
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Files beside a.tif that change its pixels or which of them hold data: a mask, and what GDAL and Erdas note of it.
+_BESIDE_NAME, _BESIDE_STEM = (".msk", ".MSK", ".aux.xml", ".aux", ".AUX"), (".aux", ".AUX")
 _LOSSLESS = frozenset({"none", "deflate", "lzw", "zstd", "packbits", "lzma"})
 
 
@@ -93,7 +98,7 @@ def read_window(
         UnreadableRasterError: the pixels cannot be read, or the file ends before them.
         ValueError: the window is larger than `size` or leaves the raster.
     """
-    with _open(path) as source, _reporting_damage(path):
+    with _open(path, pixels_only=True) as source, _reporting_damage(path):
         return _read(source, path, window, size, bands)
 
 
@@ -295,14 +300,40 @@ def _rasterio_window(window: Window) -> Any:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[Any]:
-    with gdal():
+def _open(path: Path, *, pixels_only: bool = False) -> Iterator[Any]:
+    """An open raster; where only its pixels are asked for, what tells its place on Earth may be left unread."""
+    lone = pixels_only and _is_lone_tiff(path)
+    # To find the CRS takes 0.5 ms, to look for fifty files that might stand beside it 0.1 ms, to read a tile 0.4 ms.
+    options = {"driver": "GTiff", "GEOREF_SOURCES": "NONE"} if lone else {}
+    with gdal(sidecars=not lone):
         try:
-            source = rasterio.open(path, sharing=False)
+            # not rasterio.open, which enters one more environment: another 0.1 ms
+            source = DatasetReader(os.fspath(path), **options)
         except RasterioError as error:
             raise UnreadableRasterError(f"{path}: cannot be opened as a raster ({one_line(error)})") from error
         with source:
             yield source
+
+
+def _is_lone_tiff(path: Path) -> bool:
+    """Whether this is a TIFF on a disk without a file beside it that would change what is read."""
+    name = os.fspath(path)
+    try:
+        file = os.open(name, os.O_RDONLY)
+    except OSError:  # not there, or a name that only GDAL understands
+        return False
+    try:
+        if os.read(file, 4) not in _TIFF_STARTS:
+            return False
+    except OSError:  # a folder
+        return False
+    finally:
+        os.close(file)
+    if "GDAL_PAM_PROXY_DIR" in os.environ:  # where GDAL keeps its notes of files in folders that it may not write to
+        return False
+    stem = name.removesuffix(path.suffix)
+    beside = [name + suffix for suffix in _BESIDE_NAME] + [stem + suffix for suffix in _BESIDE_STEM]
+    return not any(os.access(note, os.F_OK) for note in beside)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -24,8 +23,9 @@ def dice_loss(logits_BKHW: Tensor, target_BHW: Tensor, *, ignore_index: int = 25
     valid_BHW = target_BHW != ignore_index
     with torch.autocast(device_type=logits_BKHW.device.type, enabled=False):
         prob_BKHW = logits_BKHW.float().softmax(dim=1) * valid_BHW.unsqueeze(1)
-        truth_BKHW = F.one_hot(target_BHW.long().masked_fill(~valid_BHW, 0), num_classes).movedim(-1, 1)
-        truth_BKHW = truth_BKHW * valid_BHW.unsqueeze(1)
+        # not one_hot, which reads the least class back from the device
+        classes_K = torch.arange(num_classes, device=target_BHW.device)
+        truth_BKHW = (target_BHW.unsqueeze(1) == classes_K[:, None, None]) & valid_BHW.unsqueeze(1)
         overlap_K = (prob_BKHW * truth_BKHW).sum(dim=(0, 2, 3))
         size_K = prob_BKHW.sum(dim=(0, 2, 3)) + truth_BKHW.sum(dim=(0, 2, 3))
         present_K = truth_BKHW.sum(dim=(0, 2, 3)) > 0

@@ -62,9 +62,15 @@ class SegmentationModel(nn.Module):
     def bands(self) -> int:
         return int(self.architecture["bands"])
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """Logits [B, K, H, W] at the input's size, for normalised images of any height and width."""
-        return self._logits(x_BCHW, self._encode(x_BCHW))
+    def forward(self, x_BCHW: Tensor, change_maps: Callable[[list[Tensor]], list[Tensor]] | None = None) -> Tensor:
+        """Logits [B, K, H, W] at the input's size, for normalised images of any height and width.
+
+        Args:
+            x_BCHW: the images.
+            change_maps: applied to the encoder's maps before the decoder gets them.
+        """
+        maps = self._encode(x_BCHW)
+        return self._logits(x_BCHW, maps if change_maps is None else change_maps(maps))
 
     def features(self, x_BCHW: Tensor) -> list[Tensor]:
         """The four maps that the decoder reads, strides 4, 8, 16 and 32, of the padded input."""

@@ -1,4 +1,4 @@
-"""From teacher logits to pseudo-labels, and which of them are trusted."""
+"""From teacher logits to pseudo-labels, and how much each of them counts."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Any
 
 import torch
 
+from s5.semisup.freematch import FreeMatch
+from s5.semisup.softmatch import SoftMatch
+from s5.semisup.thresholds import Fixed, PerClass, Prediction, Rule, Share
 from s5.types import LabelSpace
 
-_THRESHOLDS = ("fixed", "per_class", "share")
+_THRESHOLDS = ("fixed", "per_class", "share", "freematch", "softmatch")
 
 
 @dataclass(frozen=True)
@@ -17,18 +20,22 @@ class PseudoLabelConfig:
     """Which pixels of the teacher's prediction count.
 
     Args:
-        tau: Smallest confidence of a pixel that counts, in (0, 1].
+        tau: Smallest confidence of a pixel that counts, in (0, 1]; unused by ``"freematch"`` and ``"softmatch"``.
         threshold: ``"fixed"`` (FixMatch) or ``"per_class"``: tau is lowered for classes that the teacher
             is less sure of, by the moving mean of its confidence in them relative to the surest class
             (FreeMatch, Wang et al. 2023, eq. 6-8, with tau in place of the global threshold), or ``"share"``: every
             valid pixel counts, with the share of its image's pixels over tau as weight (DACS, Tranheden et al. 2021),
-            so that a class which the teacher is never sure of is not lost.
+            so that a class which the teacher is never sure of is not lost; ``"freematch"``: the global threshold too
+            follows the teacher (eq. 5); ``"softmatch"``: every valid pixel counts, by a truncated Gaussian of its
+            confidence (Chen et al. 2023).
         momentum: Of the moving means.
+        uniform_alignment: Whether SoftMatch gives unlikely classes more weight.
     """
 
     tau: float = 0.95
     threshold: str = "fixed"
     momentum: float = 0.99
+    uniform_alignment: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.tau <= 1:
@@ -37,6 +44,11 @@ class PseudoLabelConfig:
             raise ValueError(f"pseudo_labels.threshold: expected one of {_THRESHOLDS}, got {self.threshold!r}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"pseudo_labels.momentum: expected a value in [0, 1), got {self.momentum!r}")
+        if self.uniform_alignment and self.threshold != "softmatch":
+            raise ValueError(
+                f"pseudo_labels.uniform_alignment: expected threshold 'softmatch', which alone has it, got "
+                f"{self.threshold!r}; set it to false, or threshold to softmatch"
+            )
 
 
 @dataclass(frozen=True)
@@ -49,50 +61,59 @@ class PseudoLabels:
 
 
 class PseudoLabeler:
-    """Pseudo-labels of a stream of batches; keeps the moving mean of the confidence in each class."""
+    """Pseudo-labels of a stream of batches, with a rule that may remember what it has seen."""
 
     def __init__(self, config: PseudoLabelConfig, num_classes: int, *, device: torch.device) -> None:
-        self.config, self.num_classes = config, num_classes
-        self._class_confidence = torch.full((num_classes,), 1.0 / num_classes, device=device)
+        self.num_classes = num_classes
+        self._rule = _make_rule(config, num_classes, device)
 
     @torch.no_grad()
     def label(self, logits: torch.Tensor, valid: torch.Tensor) -> PseudoLabels:
         """Args: logits float32 [B, K, H, W] of the teacher; valid bool [B, H, W]."""
-        confidence, classes = logits.softmax(1).max(1)
-        thresholds = torch.tensor(self.config.tau, device=logits.device)
-        if self.config.threshold == "per_class":
-            self._follow(confidence, classes, valid)
-            thresholds = (self._class_confidence / self._class_confidence.max() * self.config.tau)[classes]
-        weights = ((confidence >= thresholds) & valid).float()
-        if self.config.threshold == "share":
-            share = weights.sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)
-            weights = share[:, None, None] * valid
+        probabilities = logits.softmax(1)
+        confidence, classes = probabilities.max(1)
+        weights = self._rule.weights(Prediction(probabilities, confidence, classes, valid))
         return PseudoLabels(classes, confidence, weights)
-
-    def _follow(self, confidence: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor) -> None:
-        weight = valid.flatten().float()
-        count = torch.zeros_like(self._class_confidence).index_add_(0, classes.flatten(), weight)
-        total = torch.zeros_like(self._class_confidence).index_add_(0, classes.flatten(), confidence.flatten() * weight)
-        mean = torch.where(count > 0, total / count.clamp(min=1), self._class_confidence)
-        self._class_confidence.lerp_(mean, 1 - self.config.momentum)
 
     @torch.no_grad()
     def metrics(
         self, pseudo: PseudoLabels, valid: torch.Tensor, truth: torch.Tensor, labels: LabelSpace
     ) -> dict[str, torch.Tensor]:
-        """Confident share of the valid pixels, accuracy of the confident ones where truth is known, class shares."""
-        counted = pseudo.weights > 0
-        known = counted & (truth != labels.ignore_index)
-        right = (known & (truth == pseudo.classes)).sum()
-        share = torch.bincount(pseudo.classes[counted], minlength=self.num_classes).float() / counted.sum().clamp(min=1)
+        """Mean weight of the valid pixels, and by weight: accuracy where truth is known, shares of the classes.
+
+        Where a pixel counts or does not, the mean weight is the share of confident pixels.
+        """
+        weights = pseudo.weights
+        known = weights * (truth != labels.ignore_index)
+        right = (known * (truth == pseudo.classes)).sum()
+        # not bincount, nor indexing by a mask: both would wait for the device
+        by_class = weights.new_zeros(self.num_classes).index_add_(0, pseudo.classes.flatten(), weights.flatten())
+        share = by_class / _one_for_zero(weights.sum())
         return {
-            "confident_share": counted.sum() / valid.sum().clamp(min=1),
-            "pseudo_accuracy": torch.where(known.any(), right / known.sum().clamp(min=1), torch.nan),
+            "confident_share": weights.sum() / valid.sum().clamp(min=1),
+            "pseudo_accuracy": torch.where(known.sum() > 0, right / _one_for_zero(known.sum()), torch.nan),
             **{f"share_{name}": value for name, value in zip(labels.classes, share, strict=True)},
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return {"class_confidence": self._class_confidence}
+        return dict(self._rule.state)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._class_confidence.copy_(state["class_confidence"])
+        for name, value in self._rule.state.items():
+            value.copy_(state[name])
+
+
+def _make_rule(config: PseudoLabelConfig, num_classes: int, device: torch.device) -> Rule:
+    if config.threshold == "per_class":
+        return PerClass(config.tau, num_classes, momentum=config.momentum, device=device)
+    if config.threshold == "freematch":
+        return FreeMatch(num_classes, momentum=config.momentum, device=device)
+    if config.threshold == "softmatch":
+        return SoftMatch(
+            num_classes, momentum=config.momentum, uniform_alignment=config.uniform_alignment, device=device
+        )
+    return Share(config.tau) if config.threshold == "share" else Fixed(config.tau)
+
+
+def _one_for_zero(total: torch.Tensor) -> torch.Tensor:
+    return torch.where(total > 0, total, torch.ones_like(total))

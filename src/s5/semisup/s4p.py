@@ -1,26 +1,35 @@
-"""S4P: semi-supervised segmentation as pretraining (S5, AAAI 2026), FixMatch on labelled and selected tiles."""
+"""S4P: semi-supervised segmentation as pretraining (S5, AAAI 2026) on labelled and selected tiles, by several methods.
+
+What the methods share stands here; what a method does with a step stands in a file of its name.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from s5.data.loader import Batch, SegmentationData, StepSampler, TileSource, count_classes, read_batch
-from s5.data.transforms import Normalizer, augment_geometry, augment_photometry, augment_some
+from s5.data.transforms import Normalizer, augment_geometry, augment_some
 from s5.engine import Compute, ComputeConfig, Learner, TrainingConfig, TrainResult, train_network
-from s5.losses import balanced_weights, consistency_loss, cross_entropy
+from s5.losses import balanced_weights, labeled_loss
 from s5.models import ModelConfig, SegmentationModel
 from s5.seeds import torch_generator
 from s5.semisup.collapse import CollapseWatch
-from s5.semisup.cutmix import CutMixConfig, draw_boxes, draw_partners, paste
+from s5.semisup.cutmix import CutMixConfig
+from s5.semisup.fixmatch import fixmatch
+from s5.semisup.mean_teacher import MeanTeacherConfig, mean_teacher
 from s5.semisup.pseudo_labels import PseudoLabelConfig, PseudoLabeler
+from s5.semisup.step import ChangeMaps, Step, StepMethod
+from s5.semisup.unimatch_v2 import UniMatchV2Config, unimatch_v2
 from s5.types import LabelSpace, LogFn, log_nothing
 
-_COUNTS = torch.finfo(torch.float32).tiny  # any weight over zero counts
+_METHODS = ("fixmatch", "mean_teacher", "unimatch_v2")
+_EVERY_PIXEL = PseudoLabelConfig(tau=torch.finfo(torch.float32).tiny)  # no maximum of probabilities lies under it
 
 
 @dataclass(frozen=True)
@@ -29,26 +38,38 @@ class S4PConfig(TrainingConfig):
 
     Args:
         unlabeled_batch_size: Unlabelled tiles per step.
+        method: ``"fixmatch"`` (S5), ``"mean_teacher"`` or ``"unimatch_v2"``; the last two need the teacher ``"ema"``.
         teacher: ``"self"``, the network itself in eval mode (S5), or ``"ema"``, its average (UniMatch V2, SemiEarth).
         lambda_u: Weight of the unlabelled loss: ``loss = (Lx + lambda_u * Lu) / (1 + lambda_u)``; 1 is the papers'.
         rampup: Share of the steps over which lambda_u rises from 0.
         init: What to start from: ``"seed_model"``, a path to a pointer file, or None for a random start.
-        pseudo_labels: Which pixels of the teacher's prediction count.
+        pseudo_labels: Which pixels of the teacher's prediction count; for mean teacher all valid ones do.
+        mean_teacher, unimatch_v2: What these methods alone are told.
         cutmix: How unlabelled images are mixed.
     """
 
     unlabeled_batch_size: int = 8
+    method: str = "fixmatch"
     teacher: str = "ema"
     lambda_u: float = 1.0
     rampup: float = 0.0
     init: str | None = "seed_model"
     pseudo_labels: PseudoLabelConfig = field(default_factory=PseudoLabelConfig)
+    mean_teacher: MeanTeacherConfig = field(default_factory=MeanTeacherConfig)
+    unimatch_v2: UniMatchV2Config = field(default_factory=UniMatchV2Config)
     cutmix: CutMixConfig = field(default_factory=CutMixConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.teacher not in ("self", "ema"):
             raise ValueError(f"teacher: expected 'self' or 'ema', got {self.teacher!r}")
+        if self.method not in _METHODS:
+            raise ValueError(f"method: expected one of {_METHODS}, got {self.method!r}")
+        if self.method != "fixmatch" and self.teacher != "ema":
+            raise ValueError(
+                f"teacher: expected 'ema' with the method {self.method!r}, got {self.teacher!r}; "
+                "set teacher to ema, and ema_decay to the decay of the average"
+            )
         self.check_whole("unlabeled_batch_size")
         self.check_share("rampup")
         if self.lambda_u < 0:
@@ -56,7 +77,11 @@ class S4PConfig(TrainingConfig):
 
 
 class S4P:
-    """One S4P step: a `s5.engine.Method`. One teacher pass over the unlabelled batch, one student pass over both."""
+    """What all methods share, for the loop: a `s5.engine.Method`.
+
+    A step is one teacher pass over the weak view of the unlabelled batch, and one student pass over whatever its method
+    makes of that batch, with the labelled one.
+    """
 
     def __init__(
         self,
@@ -82,7 +107,9 @@ class S4P:
         counts = count_classes(labeled, labels.num_classes)
         self._class_weights = balanced_weights(counts.tolist(), config.class_balance).to(compute.device)
         self.learner = Learner(model, config.optimizer, steps=config.steps, ema_decay=config.ema_decay, warm=warm)
-        self._labeler = PseudoLabeler(config.pseudo_labels, labels.num_classes, device=compute.device)
+        counting = _EVERY_PIXEL if config.method == "mean_teacher" else config.pseudo_labels
+        self._labeler = PseudoLabeler(counting, labels.num_classes, device=compute.device)
+        self._method = _step_method(config)
         self._watch = CollapseWatch(labels.classes)
 
     def read(self, step: int) -> tuple[Batch, ...]:
@@ -97,25 +124,29 @@ class S4P:
         images_l, masks, _ = self._weak(batches[0], generator)
         images_l = augment_some(images_l, config.strong, config.photometry, generator)
         images_u, truth, valid = self._weak(batches[1], generator)
-        pseudo = self._labeler.label(self._teacher_logits(images_u), valid)
-
-        boxes = draw_boxes(len(valid), valid.shape[1], valid.shape[2], config.cutmix, generator).to(valid.device)
-        partners = draw_partners(len(valid), generator).to(valid.device)
-        mixed = paste(augment_photometry(images_u, config.strong, generator), boxes, partners)
-        with self.compute.autocast():
-            logits = self.learner.model.train()(self._normalizer.ready(torch.cat([images_l, mixed])))
-        logits_l, logits_u = torch.tensor_split(logits, [len(images_l)])
-        loss_labeled = cross_entropy(
-            logits_l, masks, ignore_index=labels.ignore_index, class_weights=self._class_weights
+        teacher_logits = self._teacher_logits(images_u)
+        pseudo = self._labeler.label(teacher_logits, valid)
+        logits, loss_unlabeled = self._method(
+            Step(
+                labeled=images_l,
+                unlabeled=images_u,
+                valid=valid,
+                teacher_logits=teacher_logits,
+                pseudo=pseudo,
+                class_weights=self._class_weights,
+                student=self._student,
+                photometry=config.strong,
+                cutmix=config.cutmix,
+                generator=generator,
+            )
         )
-        classes, weights = paste(pseudo.classes, boxes, partners), paste(pseudo.weights, boxes, partners)
-        loss_unlabeled = consistency_loss(
-            logits_u,
-            classes,
-            weights,
-            threshold=_COUNTS,
-            valid_BHW=paste(valid, boxes, partners),
-            weight_BHW=weights * self._class_weights[classes],
+        loss_labeled = labeled_loss(
+            logits,
+            masks,
+            name=config.labeled_loss,
+            ohem=config.ohem,
+            ignore_index=labels.ignore_index,
+            class_weights=self._class_weights,
         )
         weight = config.lambda_u * (min(1.0, step / (config.rampup * config.steps)) if config.rampup else 1.0)
         loss = (loss_labeled + weight * loss_unlabeled) / (1 + config.lambda_u)
@@ -146,6 +177,13 @@ class S4P:
             logits: torch.Tensor = teacher(self._normalizer.ready(images))
         return logits.float()
 
+    def _student(self, *images: torch.Tensor, change_maps: ChangeMaps | None = None) -> tuple[torch.Tensor, ...]:
+        ready = self._normalizer.ready(torch.cat(images))
+        with self.compute.autocast():
+            logits: torch.Tensor = self.learner.model.train()(ready, change_maps)
+        parts: tuple[torch.Tensor, ...] = logits.split([len(batch) for batch in images])
+        return parts
+
     def evaluated(self) -> SegmentationModel:
         return self.learner.ema.average
 
@@ -158,6 +196,12 @@ class S4P:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.learner.load_state_dict(state)
         self._labeler.load_state_dict(state["labeler"])
+
+
+def _step_method(config: S4PConfig) -> StepMethod:
+    if config.method == "mean_teacher":
+        return partial(mean_teacher, config=config.mean_teacher)
+    return partial(unimatch_v2, config=config.unimatch_v2) if config.method == "unimatch_v2" else fixmatch
 
 
 def pretrain_s4p(
@@ -173,7 +217,7 @@ def pretrain_s4p(
     init: Mapping[str, Any] | None = None,
     log: LogFn = log_nothing,
 ) -> TrainResult:
-    """FixMatch over the labelled tiles and the selected unlabelled ones.
+    """Train on the labelled tiles and the selected unlabelled ones, by the method that `config` names.
 
     Args:
         pool_ids: Ids of the selected unlabelled tiles.

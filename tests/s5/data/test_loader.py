@@ -1,7 +1,9 @@
 """Batches belong to the step, whatever reads them."""
 
+import sys
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -35,6 +37,19 @@ def test_tiles_come_in_order_with_fixed_boundaries() -> None:
 @pytest.mark.parametrize(("dtype", "expected"), [(np.uint8, torch.uint8), (np.uint16, torch.float32)])
 def test_eight_bits_stay_eight_bits(dtype, expected) -> None:
     assert read_batch(Numbers(2, dtype), [0, 1]).images.dtype == expected
+
+
+def test_a_source_that_reads_many_tiles_at_once_is_asked_to() -> None:
+    asked: list[list[int]] = []
+
+    class Many(Numbers):
+        def read_many(self, indices):
+            asked.append(list(indices))
+            return [self.read(index) for index in indices]
+
+    batches = list(iterate_tiles(Many(7), 3))
+    assert asked == [[0, 1, 2], [3, 4, 5], [6]]
+    assert [batch.masks.unique().tolist() for batch in batches] == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 @given(st.integers(1, 20), st.integers(1, 9), st.integers(0, 3))
@@ -82,3 +97,17 @@ def test_an_error_in_the_reading_thread_surfaces() -> None:
 def test_nothing_to_train_on(make) -> None:
     with pytest.raises(ValueError, match=r"no tile|batch_size"):
         make()
+
+
+def test_a_sampler_may_be_asked_by_several_threads_at_once() -> None:
+    """Three tiles and four a step: every step begins another epoch, and threads sweep each other's orders away."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        shared = StepSampler(3, 4, seed=0, stream="x")
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(shared.indices, range(2000)))
+    finally:
+        sys.setswitchinterval(before)
+    alone = StepSampler(3, 4, seed=0, stream="x")
+    assert found == [alone.indices(step) for step in range(2000)]

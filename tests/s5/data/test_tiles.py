@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pandas as pd
 import pytest
+import rasterio
 
 from s5.data.tiles import TileReader
 
@@ -97,6 +98,27 @@ def test_what_changed_since_the_ingestion_is_named(scene, world):
     (world.folder / "labeled/images/scene.tif").unlink()
     with pytest.raises(OSError, match=r"scene\.tif: cannot be opened"):
         TileReader(manifest, bands=3, size=32).read(0)
+
+
+def test_many_tiles_are_read_as_one_by_one(scene, world):
+    _, _, manifest = scene
+    image = world.image("masked.tif")
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(world.folder / "masked.tif", "r+") as target:
+        target.write_mask(np.arange(32) < np.full((32, 1), 5))
+    world.image("plain.png")
+    row = {"mask": None, "row": 0, "col": 0, "height": 32, "width": 32}
+    others = [row | {"tile_id": n, "image": str(world.folder / n)} for n in ("masked.tif", "plain.png")]
+    manifest = pd.concat([manifest[:1], pd.DataFrame(others), manifest[1:]], ignore_index=True)
+    reader = TileReader(manifest, bands=3, size=32, cache_mb=0)
+    single = [reader.read(index) for index in range(5)]
+    with ThreadPoolExecutor(1) as pool:
+        many = pool.submit(reader.read_many, range(5)).result()
+    for one, other in zip(single, many, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+    found, _, valid = many[1]
+    np.testing.assert_array_equal(valid, np.arange(32) < np.full((32, 1), 5))
+    np.testing.assert_array_equal(found, np.where(valid, image, 0))
 
 
 @pytest.mark.parametrize("options", [{"bands": 0}, {"size": 0}, {"cache_mb": -1}])

@@ -99,6 +99,18 @@ def test_normalizer_closed_form() -> None:
     assert Normalizer(statistics)(images).flatten().tolist() == pytest.approx([5.0, 0.5])
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_normalizer_leaves_raw_values_alone_and_gives_channels_last(dtype: torch.dtype) -> None:
+    statistics = BandStatistics(("a", "b"), (0, 100), (255, 300), (0.5, 0.25), (0.1, 0.5))
+    images = torch.randint(0, 255, (3, 2, 8, 6), generator=generator()).to(dtype)
+    before, found = images.clone(), Normalizer(statistics)(images)
+    assert torch.equal(images, before)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    raw = images.numpy().astype(np.float64)
+    expected = np.stack([(raw[:, 0] / 255 - 0.5) / 0.1, ((raw[:, 1] - 100) / 200 - 0.25) / 0.5], axis=1)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
 def test_blur_equals_scipy() -> None:
     image = torch.rand(2, 3, 20, 24, generator=generator())
     sigma = torch.tensor([0.7, 1.9])

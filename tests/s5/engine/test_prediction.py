@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +20,7 @@ class Numbers:
         return np.full((1, 2, 2), index, np.uint8), np.zeros((2, 2), np.uint8), np.ones((2, 2), bool)
 
 
-@pytest.fixture(params=[1, 2, 3])
+@pytest.fixture(params=[1, 2, 3, 4])
 def threads(request: pytest.FixtureRequest):
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
@@ -50,3 +53,21 @@ def test_an_error_of_the_function_surfaces(threads: int) -> None:
     with pytest.raises(ValueError, match="other classes"):
         list(map_tiles(work, Numbers(), batch_size=4, compute=compute))
     assert torch.get_num_threads() == threads
+
+
+def test_only_half_of_the_threads_read_at_a_time(threads: int) -> None:
+    compute = resolve_compute(ComputeConfig(device="cpu"))
+    lock, reading, most = threading.Lock(), [0], [0]
+
+    class Slow(Numbers):
+        def read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            with lock:
+                reading[0] += 1
+                most[0] = max(most[0], reading[0])
+            time.sleep(0.005)
+            with lock:
+                reading[0] -= 1
+            return super().read(index)
+
+    list(map_tiles(lambda batch: None, Slow(), batch_size=1, compute=compute))
+    assert 1 <= most[0] <= max(1, threads // 2)

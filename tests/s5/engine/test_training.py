@@ -1,12 +1,8 @@
-"""Training on a dataset that can be learnt: scores, pointers, exact resume, refusals."""
+"""Training on a dataset that can be learnt: scores, pointers, refusals."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,54 +114,6 @@ def test_truth_of_unlabelled_tiles_never_reaches_the_weights(seed_run, tiny_data
     ]
     assert runs[0].pointer["sha256"] == runs[1].pointer["sha256"]
     assert all(r["pseudo_accuracy"] != r["pseudo_accuracy"] for r in runs[1].history)
-
-
-KILLED = """
-import os, signal, sys
-from s5.semisup import s4p
-real = s4p.S4P.step
-def step(self, number, batches):
-    if number == int(sys.argv[1]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(self, number, batches)
-s4p.S4P.step = step
-import pickle
-kwargs = pickle.loads(sys.stdin.buffer.read())
-import torch
-torch.set_num_threads(1)
-s4p.pretrain_s4p(**kwargs)
-"""
-
-
-def test_killed_with_sigkill_and_resumed_is_bit_identical(tiny_data: SegmentationData, tmp_path: Path) -> None:
-    import pickle
-
-    config = S4PConfig(
-        steps=9, unlabeled_batch_size=2, checkpoint_every=2, pseudo_labels={"tau": 0.4}, init=None, **QUICK
-    )
-    pool = [f"unlabeled_{i}" for i in range(6)]
-    kwargs = {
-        "data": tiny_data,
-        "pool_ids": pool,
-        "model": MODEL,
-        "config": config,
-        "compute": CPU,
-        "name": "s4p_model",
-        "seed": 3,
-    }
-    whole = pretrain_s4p(**kwargs, project=tmp_path / "whole")
-    for die_at in (3, 7):
-        done = subprocess.run(
-            [sys.executable, "-c", KILLED, str(die_at)],
-            input=pickle.dumps({**kwargs, "project": tmp_path / "killed"}),
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            check=False,
-        )
-        assert done.returncode == -signal.SIGKILL
-    resumed = pretrain_s4p(**kwargs, project=tmp_path / "killed")
-    assert resumed.pointer["resumed_from"] == [2, 6]
-    assert resumed.pointer["sha256"] == whole.pointer["sha256"]
-    assert repr(resumed.history) == repr(whole.history)  # NaN is not equal to itself
 
 
 def test_an_empty_pool_is_an_error(tiny_data: SegmentationData, tmp_path: Path) -> None:

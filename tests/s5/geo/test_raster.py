@@ -1,13 +1,18 @@
 import resource
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+from rasterio._env import get_gdal_config
 from rasterio.enums import ColorInterp
 from rasterio.shutil import copy as rasterio_copy
 from rasterio.transform import Affine
 
+from s5.geo.gdal import gdal, gdal_for_many
 from s5.geo.raster import (
     RasterInfo,
     UnreadableRasterError,
@@ -117,6 +122,147 @@ def test_alpha_is_a_mask_unless_the_reader_counts_it_as_a_band(tmp_path):
     four, valid = read_window(tmp_path / "a.tif", bands=4)
     np.testing.assert_array_equal(four, image)
     assert valid.all()
+
+
+def in_main_thread(work):
+    return work()
+
+
+def in_a_thread(work):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
+
+
+def among_many(work):
+    def many():
+        with gdal_for_many():
+            return work()
+
+    return in_a_thread(many)
+
+
+# GDAL is set up differently for the main thread, a thread of its own, and many files on end
+everywhere = pytest.mark.parametrize("run", [in_main_thread, in_a_thread, among_many])
+
+
+def mask_beside(path, mask):
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as target:
+        target.write_mask(mask)
+    assert path.with_name("a.tif.msk").exists()
+
+
+def mask_inside(path, mask):
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as target:
+        target.write_mask(mask)
+    assert [file.name for file in path.parent.iterdir()] == ["a.tif"]
+
+
+def nodata_inside(path, mask):
+    with rasterio.open(path, "r+") as target:
+        target.nodata = 0
+    assert [file.name for file in path.parent.iterdir()] == ["a.tif"]
+
+
+def nodata_beside(path, mask):
+    band = '<PAMRasterBand band="{}"><NoDataValue>0</NoDataValue></PAMRasterBand>'
+    bands = "".join(band.format(number) for number in (1, 2, 3))
+    path.with_name("a.tif.aux.xml").write_text(f"<PAMDataset>{bands}</PAMDataset>")
+
+
+def nodata_noted_by_erdas(path, mask):
+    profile = {"driver": "HFA", "height": 20, "width": 30, "count": 3, "dtype": "uint8", "nodata": 0}
+    with rasterio.open(path.with_name("a.aux"), "w", **profile, AUX="YES", DEPENDENT_FILE="a.tif"):
+        pass
+
+
+@everywhere
+@pytest.mark.parametrize("say", [mask_beside, mask_inside, nodata_inside, nodata_beside, nodata_noted_by_erdas])
+def test_what_holds_data_is_asked_of_the_file_and_of_what_stands_beside_it(tmp_path, say, run):
+    image = noise((3, 20, 30)) + np.uint8(1)
+    image[:, 5:9, :7] = 0
+    write_geotiff(tmp_path / "a.tif", image, transform=GRID, crs="EPSG:32632")
+    assert run(lambda: read_window(tmp_path / "a.tif"))[1].all()
+    say(tmp_path / "a.tif", image[0] > 0)
+    found, valid = run(lambda: read_window(tmp_path / "a.tif", Window(2, 3, 10, 20), size=24))
+    np.testing.assert_array_equal(valid[:10, :20], image[0, 2:12, 3:23] > 0)
+    np.testing.assert_array_equal(found[:, :10, :20], image[:, 2:12, 3:23])
+
+
+@everywhere
+@pytest.mark.parametrize("options", [{}, {"BIGTIFF": "YES"}, {"ENDIANNESS": "BIG"}, {"INTERLEAVE": "BAND"}])
+@pytest.mark.parametrize("name", ["a.tif", "a.TIFF", "a.img", "a"])
+def test_tiffs_of_any_kind_and_name(tmp_path, options, name, run):
+    image = noise((3, 20, 30), "uint16")
+    profile = {"driver": "GTiff", "height": 20, "width": 30, "count": 3, "dtype": "uint16", "crs": "EPSG:32632"}
+    with rasterio.open(tmp_path / name, "w", transform=Affine(*GRID), **profile, **options) as target:
+        target.write(image)
+    np.testing.assert_array_equal(run(lambda: read_window(tmp_path / name))[0], image)
+
+
+@everywhere
+def test_the_content_and_not_the_name_says_what_a_file_is(tmp_path, run):
+    image = noise((3, 20, 30))
+    write_image(tmp_path / "a.png", image, "PNG")
+    (tmp_path / "a.png").rename(tmp_path / "a.tif")
+    np.testing.assert_array_equal(run(lambda: read_window(tmp_path / "a.tif"))[0], image)
+    image.tofile(tmp_path / "raw.tif")
+    with pytest.raises(UnreadableRasterError, match=r"raw\.tif: cannot be opened"):
+        run(lambda: read_window(tmp_path / "raw.tif"))
+    (tmp_path / "raw.hdr").write_text("ENVI\nsamples = 30\nlines = 20\nbands = 3\ndata type = 1\ninterleave = bsq\n")
+    np.testing.assert_array_equal(run(lambda: read_window(tmp_path / "raw.tif"))[0], image)
+
+
+@everywhere
+@pytest.mark.parametrize("name", ["missing.tif", "a_folder", "/vsizip/none.zip/a.tif"])
+def test_what_is_not_there_is_named(tmp_path, name, run):
+    (tmp_path / "a_folder").mkdir()
+    with pytest.raises(UnreadableRasterError, match="cannot be opened as a raster"):
+        run(lambda: read_window(tmp_path / name))
+
+
+def test_a_mask_in_an_archive_is_found(tmp_path, monkeypatch):
+    image = noise((3, 20, 30)) + np.uint8(1)
+    write_geotiff(tmp_path / "a.tif", image)
+    mask_beside(tmp_path / "a.tif", np.arange(30) < np.full((20, 1), 7))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("a.tif", "a.tif.msk"):
+            archive.write(tmp_path / name, name)
+    monkeypatch.chdir(tmp_path)
+    assert in_a_thread(lambda: read_window(Path("/vsizip/a.zip/a.tif")))[1].sum() == 20 * 7
+
+
+def test_other_threads_find_masks_while_this_one_reads_files_without(tmp_path):
+    write_geotiff(tmp_path / "a.tif", noise((3, 20, 30)))
+    mask_beside(tmp_path / "a.tif", np.zeros((20, 30), bool))
+
+    def elsewhere():
+        with rasterio.open(tmp_path / "a.tif") as source:
+            return source.dataset_mask()
+
+    with gdal(sidecars=False):
+        assert not in_a_thread(elsewhere).any()
+
+
+def test_settings_for_many_files_outlast_others_and_end_with_the_block():
+    def option():
+        return get_gdal_config("GDAL_DISABLE_READDIR_ON_OPEN")
+
+    def settings():
+        with gdal_for_many():
+            yield option()
+            with gdal():
+                yield option()
+            yield option()
+            with gdal(sidecars=False):
+                yield option()
+        with gdal(sidecars=False):
+            yield option()
+        yield option()
+
+    before = option()
+    alone, usual = "EMPTY_DIR", "TRUE"
+    assert in_a_thread(lambda: list(settings())) == [alone, usual, alone, alone, alone, before]
+    assert list(settings()) == [usual, usual, usual, usual, usual, before]
 
 
 def test_a_cog_is_read_like_any_raster(tmp_path):

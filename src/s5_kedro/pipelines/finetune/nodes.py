@@ -41,5 +41,4 @@ def finetune_model(
             init=s4p_model,
             log=log,
         )
-        log.catch_up(result.history)
     return result.pointer, pd.DataFrame(result.history)

@@ -44,7 +44,6 @@ def pretrain_s4p(
             init=initial_weights(config.init, seed_model),
             log=log,
         )
-        log.catch_up(result.history)
     return result.pointer, pd.DataFrame(result.history)
 
 

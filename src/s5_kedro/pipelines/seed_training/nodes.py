@@ -37,5 +37,4 @@ def train_seed_model(
             seed=seed,
             log=log,
         )
-        log.catch_up(result.history)
     return result.pointer, pd.DataFrame(result.history)

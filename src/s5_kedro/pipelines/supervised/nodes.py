@@ -40,7 +40,6 @@ def train_supervised(
             seed=seed,
             log=log,
         )
-        log.catch_up(result.history)
     return result.pointer, pd.DataFrame(result.history)
 
 
