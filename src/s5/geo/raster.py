@@ -331,7 +331,7 @@ def _is_lone_tiff(path: Path) -> bool:
         os.close(file)
     if "GDAL_PAM_PROXY_DIR" in os.environ:  # where GDAL keeps its notes of files in folders that it may not write to
         return False
-    stem = name.removesuffix(path.suffix)
+    stem = name.removesuffix(Path(name).suffix)
     beside = [name + suffix for suffix in _BESIDE_NAME] + [stem + suffix for suffix in _BESIDE_STEM]
     return not any(os.access(note, os.F_OK) for note in beside)
 

@@ -196,7 +196,8 @@ def test_tiffs_of_any_kind_and_name(tmp_path, options, name, run):
     profile = {"driver": "GTiff", "height": 20, "width": 30, "count": 3, "dtype": "uint16", "crs": "EPSG:32632"}
     with rasterio.open(tmp_path / name, "w", transform=Affine(*GRID), **profile, **options) as target:
         target.write(image)
-    np.testing.assert_array_equal(run(lambda: read_window(tmp_path / name))[0], image)
+    for path in (tmp_path / name, str(tmp_path / name)):
+        np.testing.assert_array_equal(run(lambda path=path: read_window(path))[0], image)
 
 
 @everywhere
