@@ -84,13 +84,14 @@ def train_and_kill(kwargs: dict[str, Any], project: Path, *, kills: int, draw: r
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        found = Checkpoints(next(iter(folder.glob("*/checkpoints")))).load_last()
-        starts += [found[0]] if found else []
+        for checkpoints in folder.glob("*/checkpoints"):  # none yet where it was killed before the first one
+            found = Checkpoints(checkpoints).load_last()
+            starts += [found[0]] if found else []
     return starts
 
 
 @pytest.mark.parametrize(
-    ("kills", "steps"), [(3, 24), pytest.param(10, 80, marks=pytest.mark.slow)], ids=["three_kills", "ten_kills"]
+    ("kills", "steps"), [(3, 18), pytest.param(10, 80, marks=pytest.mark.slow)], ids=["three_kills", "ten_kills"]
 )
 def test_killed_and_resumed_is_bit_identical(
     tiny_data: SegmentationData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kills: int, steps: int
