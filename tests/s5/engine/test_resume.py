@@ -65,9 +65,8 @@ def wait_for(what: Callable[[], bool], process: Any) -> None:
 
 def train_and_kill(kwargs: dict[str, Any], project: Path, *, kills: int, draw: random.Random) -> list[int]:
     """Start the training and kill it, `kills` times; returns the checkpoints that it must have gone on from."""
-    context = multiprocessing.get_context(
-        "forkserver"
-    )  # a process that never trained, so that a start takes no seconds
+    # Forked from a process that has imported everything and trained nothing, so that a start takes no seconds.
+    context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["s5.semisup", "s5.geo.raster", "s5.data.tiles"])
     folder = project / "data" / "06_models" / "s4p_model"
     last, starts = kwargs["config"].steps - 8, []  # far enough from the end for the slowest killer
