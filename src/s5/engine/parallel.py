@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
@@ -16,6 +17,12 @@ from s5.engine.compute import Compute
 from s5.engine.group import Group
 
 M = TypeVar("M", bound=nn.Module)
+
+# Batch norms are pooled, so that buffers are alike already. PyTorch 2.15 has a new name for this.
+_DDP_OPTIONS = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+_BUFFERS_STAY: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _DDP_OPTIONS else "broadcast_buffers": False
+}
 
 _GATHERED_ALONE = 2**20  # parameters from which on a block is gathered when its turn comes, not with the whole
 
@@ -94,7 +101,7 @@ def distribute(model: nn.Module, average: nn.Module, compute: Compute) -> nn.Mod
             fully_shard(network)
         return model
     ids = [compute.device.index] if compute.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids, **_BUFFERS_STAY)
 
 
 @contextmanager
