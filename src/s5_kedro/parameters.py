@@ -14,6 +14,7 @@ T = TypeVar("T")
 # Parameter group -> the dataclass that checks it; imported when a run needs it, since most of them import torch.
 GROUPS = {
     "ingestion": "s5.data.ingest:IngestionConfig",
+    "sharding": "s5.data.shards:ShardingConfig",
     "model": "s5.models:ModelConfig",
     "compute": "s5.engine.compute:ComputeConfig",
     "seed_model": "s5.finetuning:SupervisedConfig",

@@ -24,8 +24,8 @@ _NAMING_ORDER = ("labeled", "val", "test", "noisy", "unlabeled")
 def build_manifest(card: DatasetCard, images: Sequence[CheckedImage]) -> pd.DataFrame:
     """A row for each tile of the images, with its footprint; `group` is empty where the card gives none.
 
-    A tile is named by its image's path without suffix and by its place in it. Where an image is in several splits,
-    the tiles of all but the first carry the split too: ``images/a@unlabeled``.
+    A tile is named by its image's path without suffix, or as its list says, and by its place in it. Where an image is
+    in several splits, the tiles of all but the first carry the split too: ``images/a@unlabeled``.
     """
     import pandas as pd  # s5.data stays light to import
 
@@ -81,12 +81,16 @@ def _is_whole(image: CheckedImage) -> bool:
 
 def _image_names(card: DatasetCard, images: Sequence[CheckedImage]) -> dict[tuple[str, str], tuple[str, str]]:
     """Name and suffix of the tiles of each (image, split)."""
-    paths = {str(image.entry.image): relative_to_card(card, image.entry.image) for image in images}
+    given = {str(image.entry.image): image.entry.name for image in images if image.entry.name is not None}
+    paths = {
+        str(image.entry.image): relative_to_card(card, image.entry.image) for image in images if not image.entry.name
+    }
     stems: dict[str, list[str]] = {}
     for path, relative in paths.items():
         stems.setdefault(str(PurePosixPath(relative).with_suffix("")), []).append(path)
     # a.png and a.tif side by side keep their suffixes, or their tiles would share a name.
     plain = {path: paths[path] if len(same) > 1 else stem for stem, same in stems.items() for path in same}
+    plain |= given
     first: dict[str, str] = {}
     for image in sorted(images, key=lambda image: _NAMING_ORDER.index(image.entry.split)):
         first.setdefault(str(image.entry.image), image.entry.split)
