@@ -25,7 +25,13 @@ from s5_kedro.parameters import flatten
 from s5_kedro.project import find_card, find_file
 
 # Where a network runs, and how many checkpoints lie around meanwhile, does not change what it is.
-_OF_THE_MACHINE = {"compute.device", "compute.threads", "compute.cache_mb", "compute.read_threads"}
+_OF_THE_MACHINE = {
+    "compute.device",
+    "compute.threads",
+    "compute.cache_mb",
+    "compute.read_threads",
+    "diversity_sampling.workers",
+}
 _OF_CHECKPOINTS = (".checkpoint_every", ".keep")
 
 
