@@ -20,6 +20,7 @@ GROUPS = {
     "seed_model": "s5.finetuning:SupervisedConfig",
     "supervised": "s5.finetuning:SupervisedConfig",
     "entropy_scoring": "s5.selection:ScoringConfig",
+    "quality": "s5.selection:QualityConfig",
     "diversity_sampling": "s5.selection:SamplingConfig",
     "s4p": "s5.semisup:S4PConfig",
     "finetune": "s5.finetuning:SupervisedConfig",

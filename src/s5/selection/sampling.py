@@ -110,6 +110,8 @@ def sample_diverse(
     embeddings: npt.NDArray[np.floating],
     labeled_embeddings: npt.NDArray[np.floating],
     config: SamplingConfig,
+    *,
+    left_out: pd.Series[str] | None = None,
 ) -> Selection:
     """Take tiles worth pretraining on; by default S5's equation 3 and the greedy pass around it.
 
@@ -125,6 +127,7 @@ def sample_diverse(
         scores: ``tile_id`` (unique) and ``entropy`` of N tiles; ``confidence`` for BADGE, where it is there.
         embeddings: [N, D], row-aligned with `scores`; may be a memory map, read in blocks.
         labeled_embeddings: [L, D] of the labelled tiles.
+        left_out: Reasons by tile id, such as `s5.selection.quality.quality_reasons`: a tile with one is not taken.
 
     Raises:
         ValueError: tables that do not fit together, an id that stands twice, or no usable labelled embedding.
@@ -138,6 +141,9 @@ def sample_diverse(
     tiles = _Tiles.of(scores, embeddings, cluster)
     order = _ascending(tiles.tile_ids, tiles.entropy)
     reasons = _why_unusable(tiles.entropy, cluster, _lower_bound(config, tiles.entropy[cluster >= 0]))
+    if left_out is not None:
+        asked = left_out.reindex(tiles.tile_ids).fillna("").to_numpy(dtype=object)
+        reasons = np.where(asked != "", asked, reasons)
     usable = order[reasons[order] == ""]
     if config.strategy in _BY_QUOTA:
         passes, quotas = _by_quota(config, tiles, usable, prototypes.labeled, workers)
