@@ -30,6 +30,7 @@ _OF_THE_MACHINE = {
     "compute.threads",
     "compute.cache_mb",
     "compute.read_threads",
+    "compute.part",
     "diversity_sampling.workers",
 }
 _OF_CHECKPOINTS = (".checkpoint_every", ".keep")

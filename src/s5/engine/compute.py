@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ class ComputeConfig:
         threads: CPU threads for PyTorch; 0 leaves PyTorch's own choice.
         cache_mb: Memory for decoded tiles of one reader, in MiB.
         read_threads: Threads that read the tiles of training steps ahead.
+        part: Which part of the work this process does, such as ``"3/16"``, where it is done in parts; None does all.
     """
 
     device: str = "auto"
@@ -30,6 +32,7 @@ class ComputeConfig:
     threads: int = 0
     cache_mb: int = 256
     read_threads: int = 1
+    part: str | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in ("auto", *PRECISIONS):
@@ -42,6 +45,16 @@ class ComputeConfig:
                 raise ValueError(f"compute.{name}: expected a whole number of at least 0, got {value!r}")
         if not isinstance(self.read_threads, int) or self.read_threads < 1:
             raise ValueError(f"compute.read_threads: expected a whole number of at least 1, got {self.read_threads!r}")
+        self.share()
+
+    def share(self) -> tuple[int, int]:
+        """`part` as (number from 0, how many)."""
+        if self.part is None:
+            return 0, 1
+        found = re.fullmatch(r"(\d+)/(\d+)", str(self.part))
+        if found is None or not 1 <= int(found[1]) <= int(found[2]):
+            raise ValueError(f"compute.part: expected a part such as 3/16, from 1/16 to 16/16, got {self.part!r}")
+        return int(found[1]) - 1, int(found[2])
 
 
 @dataclass(frozen=True)
