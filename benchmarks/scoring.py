@@ -1,4 +1,4 @@
-"""Tiles/s of entropy scoring, tiles read from GeoTIFFs or from tar shards of them, against the bare forward pass of the same network.
+"""Tiles/s of entropy scoring, tiles read from GeoTIFFs or from shards, against the bare forward pass of the network.
 
 The bare pass runs on preloaded, normalised batches: the encoder and decoder under the same autocast, nothing else. Both
 run in turn in one process; the ratio is the median over neighbouring runs. Usage: python benchmarks/scoring.py

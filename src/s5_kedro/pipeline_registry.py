@@ -19,6 +19,7 @@ _UPSTREAM: dict[str, tuple[str, ...]] = {
     "finetune": ("s4p_pretrain",),
     # No training upstream: a finished model is evaluated on any card; a missing one is a clear error.
     "evaluation": ("ingestion",),
+    "ablation": ("ingestion",),
     "report": ("supervised", "finetune", "evaluation"),
 }
 
