@@ -35,9 +35,16 @@ def sample_diverse(
 
 
 def plot_selection(
-    tile_manifest: Any, tile_scores: Any, pretrain_pool: Any, selection_clusters: Any, selection_dropped: Any
+    tile_manifest: Any,
+    tile_scores: Any,
+    tile_embeddings: Any,
+    pretrain_pool: Any,
+    selection_clusters: Any,
+    selection_dropped: Any,
 ) -> Any:
-    """Entropy histogram, quota and fill of each cluster, examples kept and dropped."""
+    """Entropy histogram, quota and fill of each cluster, a map of embeddings, examples kept and dropped."""
     from s5 import report
 
-    return report.plot_selection(tile_manifest, tile_scores, pretrain_pool, selection_clusters, selection_dropped)
+    return report.plot_selection(
+        tile_manifest, tile_scores, pretrain_pool, selection_clusters, selection_dropped, embeddings=tile_embeddings
+    )

@@ -30,7 +30,14 @@ def create_pipeline() -> Pipeline:
             ),
             node(
                 plot_selection,
-                inputs=["tile_manifest", "tile_scores", "pretrain_pool", "selection_clusters", "selection_dropped"],
+                inputs=[
+                    "tile_manifest",
+                    "tile_scores",
+                    "tile_embeddings",
+                    "pretrain_pool",
+                    "selection_clusters",
+                    "selection_dropped",
+                ],
                 outputs="selection_report",
                 name="plot_selection",
             ),
