@@ -1,5 +1,8 @@
 """Scoring in parts ends with the same files, whoever was killed when and however many took part."""
 
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -153,3 +156,60 @@ def test_a_part_of_the_work_is_a_number_of_so_many():
     for part in ("0/4", "5/4", "3", "a/b", "3/"):
         with pytest.raises(ValueError, match=r"compute\.part"):
             ComputeConfig(part=part)
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+import numpy as np, torch
+from torch import nn
+from s5.selection import ScoringConfig, score_in_parts
+from s5.types import BandStatistics, LabelSpace
+
+class Tiles:
+    images = np.random.default_rng(0).integers(0, 256, (640, 2, 8, 8)).astype(np.uint8)
+    tile_ids = [f"scene:{i}" for i in range(640)]
+    def __len__(self): return 640
+    def read(self, index): return self.images[index], np.zeros((8, 8), np.uint8), np.ones((8, 8), bool)
+
+class Net(nn.Module):
+    def forward_with_embedding(self, x):
+        time.sleep(0.004)
+        return x.float(), x.float().mean(dim=(2, 3))
+
+print("ready", flush=True)
+statistics = BandStatistics(("red", "nir"), (0.0, 0.0), (255.0, 255.0), (0.5, 0.4), (0.2, 0.3))
+config = ScoringConfig(batch_size=4, tiles_per_part=8, device="cpu", precision="fp32")
+score_in_parts(Net(), Tiles(), statistics, LabelSpace(("field", "forest")), config, Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_processes_killed_at_random_and_two_at_once_leave_the_same_files(tmp_path):
+    def start(folder):
+        process = subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], stdout=subprocess.PIPE)
+        with process.stdout as said:
+            assert said.readline() == b"ready\n"
+        return process
+
+    def contents(folder):
+        return {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.startswith(".")}
+
+    assert start(tmp_path / "whole").wait() == 0
+    expected = contents(tmp_path / "whole")
+    assert len(expected) == 81
+    rng, kills, folder = np.random.default_rng(0), 0, tmp_path / "killed"
+    while True:
+        both = [start(folder), start(folder)]
+        time.sleep(float(rng.uniform(0, 0.5)))
+        both[int(rng.integers(2))].kill()
+        kills += 1
+        time.sleep(float(rng.uniform(0, 0.3)))
+        if kills < 6:
+            for process in both:
+                process.kill()
+        codes = [process.wait() for process in both]
+        if 0 in codes:
+            break
+    assert contents(folder) == expected
+    assert kills >= 1
