@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from s5.data.card import DatasetCard
 from s5.data.checking import CheckedImage
 from s5.data.listing import Rejected, relative_to_card
+from s5.members import file_behind
 from s5.types import Window
 
 if TYPE_CHECKING:
@@ -67,6 +69,19 @@ def quarantine_table(rejected: Sequence[Rejected]) -> pd.DataFrame:
     rows = [(str(r.path), r.split, r.kind, r.reason) for r in rejected]
     table = pd.DataFrame(rows, columns=["path", "split", "kind", "reason"]).astype(str)
     return table.sort_values(["split", "path", "kind"], kind="stable").reset_index(drop=True)
+
+
+def files_fingerprint(manifest: pd.DataFrame) -> str:
+    """A hash of the names, sizes and times of all files of a manifest, which `SegmentationData.fingerprint` leaves out.
+
+    For what is kept between runs: a file that was changed in place is another file.
+    """
+    digest = hashlib.sha256()
+    names = {str(name) for column in ("image", "mask") for name in manifest[column] if isinstance(name, str) and name}
+    for file in sorted({file_behind(Path(name)) for name in names}):
+        status = file.stat() if file.is_file() else None
+        digest.update(repr((str(file), status and (status.st_size, status.st_mtime_ns))).encode())
+    return digest.hexdigest()[:16]
 
 
 def window_of(row: Any) -> Window:

@@ -92,7 +92,8 @@ def scoring_key(fingerprint: str, model_sha256: str, config: ScoringConfig, prec
     """A hash of all that scores depend on.
 
     Args:
-        fingerprint: Of the data, `s5.data.loader.SegmentationData.fingerprint`.
+        fingerprint: Of the data: `s5.data.loader.SegmentationData.fingerprint` and
+            `s5.data.manifest.files_fingerprint`.
         model_sha256: Of the model's weights.
         config: Batch boundaries and classes of the entropy.
         precision: As resolved on this machine.

@@ -199,7 +199,8 @@ def _lower_bound(config: SamplingConfig, entropy: npt.NDArray[np.float32]) -> fl
     finite = entropy[np.isfinite(entropy)]
     if config.strategy != "s5_band" or config.min_entropy is not None or len(finite) == 0:
         return config.min_entropy
-    return float(np.partition(finite, place := int(config.band * len(finite)))[place])
+    place = int(config.band * len(finite))
+    return float(np.partition(finite, place)[place])
 
 
 def _by_quota(

@@ -15,6 +15,7 @@ import rasterio
 from PIL import Image
 
 from s5.data.ingest import IngestionConfig, ingest
+from s5.data.manifest import files_fingerprint
 from s5.data.shards import INDEX, ShardingConfig, pack_tiles, packing_key, read_index, with_shards
 from s5.data.tiles import TileReader
 from s5.geo.encoding import encode_geotiff
@@ -219,6 +220,15 @@ def test_two_packings_of_one_folder_leave_it_whole(ingested, tmp_path):
     assert_same_tiles(
         TileReader(read_index(tmp_path), bands=3, size=16), TileReader(plain, bands=3, size=16), range(len(plain))
     )
+
+
+def test_files_changed_in_place_have_another_fingerprint(ingested, world):
+    before = files_fingerprint(ingested.manifest)
+    assert files_fingerprint(ingested.manifest) == before
+    os.utime(world.folder / "unlabeled/images/photo.png", ns=(1, 1))
+    changed = files_fingerprint(ingested.manifest)
+    (world.folder / "unlabeled/images/photo.png").unlink()
+    assert len({before, changed, files_fingerprint(ingested.manifest)}) == 3
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])

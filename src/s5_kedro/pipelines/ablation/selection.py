@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from s5.data.manifest import files_fingerprint
 from s5.files import write_json
 from s5_kedro.fingerprints import changes_results
 from s5_kedro.parameters import configure, flatten
@@ -42,7 +43,8 @@ class SelectionStudy:
         self.data, self.parameters, self.project = data, parameters, project
         groups = {key: value for key, value in parameters.items() if key not in _NOT_OF_A_RUN}
         own = {key: value for key, value in flatten(groups).items() if changes_results(key)}
-        key = json.dumps([data.fingerprint(), own], sort_keys=True, default=str)
+        self.fingerprint = data.fingerprint() + files_fingerprint(data.manifest)
+        key = json.dumps([self.fingerprint, own], sort_keys=True, default=str)
         self.folder = project / _FOLDER / hashlib.sha256(key.encode()).hexdigest()[:16]
 
     def run(self, arm: str, seed: int) -> dict[str, Any]:
@@ -123,7 +125,7 @@ class SelectionStudy:
         where = {key: self.parameters["compute"][key] for key in ("device", "precision", "threads")}
         config = configure(selection.ScoringConfig, self.parameters["entropy_scoring"], "entropy_scoring", **where)
         precision = resolve_compute(self._compute).precision
-        key = selection.scoring_key(self.data.fingerprint(), pointer["sha256"], config, precision)
+        key = selection.scoring_key(self.fingerprint, pointer["sha256"], config, precision)
         model, _ = load_model(open_pointer(pointer, self.project))
         data, unlabeled = self.data, self.data.split("unlabeled")
         folder = self.project / "data/04_feature/scoring" / key

@@ -21,6 +21,7 @@ def score_entropy(
 ) -> tuple[Any, Any]:
     """Entropy and embedding of every unlabelled tile; returns tile_scores and tile_embeddings."""
     from s5 import selection
+    from s5.data.manifest import files_fingerprint
     from s5.engine import ComputeConfig, resolve_compute
 
     data = segmentation_data(tile_manifest, band_statistics, label_space, {**compute, **_READ_ONCE})
@@ -28,7 +29,8 @@ def score_entropy(
     machine = configure(ComputeConfig, compute, "compute")
     model, reader = _open(seed_model), data.split("unlabeled")
     precision = resolve_compute(machine).precision
-    key = selection.scoring_key(data.fingerprint(), seed_model["sha256"], config, precision)
+    fingerprint = data.fingerprint() + files_fingerprint(tile_manifest)
+    key = selection.scoring_key(fingerprint, seed_model["sha256"], config, precision)
     folder = project_root() / "data/04_feature/scoring" / key
     return selection.score_in_parts(model, reader, data.statistics, data.labels, config, folder, share=machine.share())
 
