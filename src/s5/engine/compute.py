@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import re
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -22,21 +21,22 @@ class ComputeConfig:
         device: ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         precision: ``"auto"`` takes bf16 where the hardware reports fast bf16 (AMX, Ampere and later), else fp32.
         threads: CPU threads for PyTorch; 0 leaves PyTorch's own choice.
+        part: Which part of the work this process does, such as ``"3/16"``, where it is done in parts; None does all.
         cache_mb: Memory for decoded tiles of one reader, in MiB.
         read_threads: Threads that read the tiles of training steps ahead.
-        part: Which part of the work this process does, such as ``"3/16"``, where it is done in parts; None does all.
     """
 
     device: str = "auto"
     precision: str = "auto"
     threads: int = 0
+    part: str | None = None
     cache_mb: int = 256
     read_threads: int = 1
-    part: str | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in ("auto", *PRECISIONS):
             raise ValueError(f"compute.precision: expected one of {('auto', *PRECISIONS)}, got {self.precision!r}")
+        share_of(self.part)
         if self.device != "auto" and self.device.split(":")[0] not in ("cpu", "cuda"):
             raise ValueError(f"compute.device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got {self.device!r}")
         for name in ("threads", "cache_mb"):
@@ -45,16 +45,6 @@ class ComputeConfig:
                 raise ValueError(f"compute.{name}: expected a whole number of at least 0, got {value!r}")
         if not isinstance(self.read_threads, int) or self.read_threads < 1:
             raise ValueError(f"compute.read_threads: expected a whole number of at least 1, got {self.read_threads!r}")
-        self.share()
-
-    def share(self) -> tuple[int, int]:
-        """`part` as (number from 0, how many)."""
-        if self.part is None:
-            return 0, 1
-        found = re.fullmatch(r"(\d+)/(\d+)", str(self.part))
-        if found is None or not 1 <= int(found[1]) <= int(found[2]):
-            raise ValueError(f"compute.part: expected a part such as 3/16, from 1/16 to 16/16, got {self.part!r}")
-        return int(found[1]) - 1, int(found[2])
 
 
 @dataclass(frozen=True)
@@ -117,3 +107,17 @@ def _keep_freed_memory() -> None:
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
     for option, value in ((mmap_threshold, 32 << 20), (trim_threshold, 1 << 30), (top_pad, 64 << 20)):
         mallopt(option, value)
+
+
+def share_of(part: str | None) -> tuple[int, int]:
+    """Which share of the work ``compute.part`` stands for: ``"3/16"`` is (2, 16), None is (0, 1).
+
+    Raises:
+        ValueError: it is no such part.
+    """
+    if part is None:
+        return 0, 1
+    number, _, of = str(part).partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise ValueError(f"compute.part: expected a part such as 3/16, from 1/16 to 16/16, got {part!r}")
+    return int(number) - 1, int(of)

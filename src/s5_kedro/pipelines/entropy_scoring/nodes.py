@@ -23,6 +23,7 @@ def score_entropy(
     from s5 import selection
     from s5.data.manifest import files_fingerprint
     from s5.engine import ComputeConfig, resolve_compute
+    from s5.engine.compute import share_of
 
     data = segmentation_data(tile_manifest, band_statistics, label_space, {**compute, **_READ_ONCE})
     config = configure(selection.ScoringConfig, entropy_scoring, "entropy_scoring", **_where(compute))
@@ -32,7 +33,9 @@ def score_entropy(
     fingerprint = data.fingerprint() + files_fingerprint(tile_manifest)
     key = selection.scoring_key(fingerprint, seed_model["sha256"], config, precision)
     folder = project_root() / "data/04_feature/scoring" / key
-    return selection.score_in_parts(model, reader, data.statistics, data.labels, config, folder, share=machine.share())
+    return selection.score_in_parts(
+        model, reader, data.statistics, data.labels, config, folder, share=share_of(machine.part)
+    )
 
 
 def embed_tiles(
