@@ -21,8 +21,8 @@ class ComputeConfig:
         device: ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
         precision: ``"auto"`` takes bf16 where the hardware reports fast bf16 (AMX, Ampere and later), else fp32.
         threads: CPU threads for PyTorch; 0 leaves PyTorch's own choice.
-        part: Which part of the work this process does, such as ``"3/16"``, where it is done in parts; None does all.
         cache_mb: Memory for decoded tiles of one reader, in MiB.
+        part: Which part of the work this process does, such as ``"3/16"``, where it is done in parts; None does all.
         read_threads: Threads that read the tiles of training steps ahead.
     """
 
