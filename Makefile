@@ -33,6 +33,8 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/s4p_step.py
 	$(BIN)/python benchmarks/networks.py
+	$(BIN)/python benchmarks/scoring.py --shards
+	$(BIN)/python benchmarks/selection.py
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

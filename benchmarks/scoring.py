@@ -1,4 +1,4 @@
-"""Tiles/s of entropy scoring, tiles read from GeoTIFFs, against the bare forward pass of the same network.
+"""Tiles/s of entropy scoring, tiles read from GeoTIFFs or from shards, against the bare forward pass of the network.
 
 The bare pass runs on preloaded, normalised batches: the encoder and decoder under the same autocast, nothing else. Both
 run in turn in one process; the ratio is the median over neighbouring runs. Usage: python benchmarks/scoring.py
@@ -30,11 +30,12 @@ def main() -> None:
     parser.add_argument("--tiles", type=int, default=192)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--shards", action="store_true", help="read the tiles from tar shards")
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     compute = resolve_compute(ComputeConfig())
     with tempfile.TemporaryDirectory() as folder:
-        reader, statistics, labels = tiles_on_disk(Path(folder), args.tiles, args.size)
+        reader, statistics, labels = tiles_on_disk(Path(folder), args.tiles, args.size, shards=args.shards)
         model = create_model(args.encoder, args.decoder, classes=labels.num_classes, decoder_channels=64).eval()
         model.to(compute.device).to(memory_format=torch.channels_last)
         normalize = Normalizer(statistics, compute.device)
@@ -50,7 +51,10 @@ def main() -> None:
                     model(ready)
 
         seconds, bare_seconds, ratio = paired(ours, bare, rounds=args.rounds)
-    print(f"scoring, {args.encoder} + {args.decoder}, {args.size} px, {compute.device}, {compute.precision}")
+    source = "shards" if args.shards else "GeoTIFFs"
+    print(
+        f"scoring from {source}, {args.encoder} + {args.decoder}, {args.size} px, {compute.device}, {compute.precision}"
+    )
     print(
         f"  scoring {args.tiles / seconds:.0f} tiles/s, bare forward {args.tiles / bare_seconds:.0f} tiles/s, "
         f"ratio {ratio:.1%} (bar: 85 %)"

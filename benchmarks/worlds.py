@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from s5.data.shards import ShardingConfig, pack_tiles
 from s5.data.tiles import TileReader
 from s5.geo.raster import write_geotiff
 from s5.types import BandStatistics, LabelSpace
@@ -34,8 +35,10 @@ def tiles_in_memory(count: int, size: int) -> tuple[InMemoryTiles, BandStatistic
     return InMemoryTiles(count, size, len(classes)), stats, LabelSpace(classes)
 
 
-def tiles_on_disk(folder: Path, count: int, size: int) -> tuple[TileReader, BandStatistics, LabelSpace]:
-    """GeoTIFFs of smooth noise, which compress about as imagery does, read without a cache."""
+def tiles_on_disk(
+    folder: Path, count: int, size: int, *, shards: bool = False
+) -> tuple[TileReader, BandStatistics, LabelSpace]:
+    """GeoTIFFs of smooth noise, which compress about as imagery does, read without a cache; packed where asked for."""
     rng = np.random.default_rng(0)
     rows = []
     for i in range(count):
@@ -44,5 +47,8 @@ def tiles_on_disk(folder: Path, count: int, size: int) -> tuple[TileReader, Band
         write_geotiff(folder / f"{i}.tif", image)
         rows.append((f"{i}", str(folder / f"{i}.tif"), None, 0, 0, size, size))
     manifest = pd.DataFrame(rows, columns=["tile_id", "image", "mask", "row", "col", "height", "width"])
+    if shards:
+        manifest = manifest.assign(split="unlabeled", group="", crs="", valid_share=1.0)
+        manifest = pack_tiles(manifest, folder / "shards", ShardingConfig(), bands=3).index.assign(row=0, col=0)
     _, statistics, labels = tiles_in_memory(1, 8)
     return TileReader(manifest, bands=3, size=size, cache_mb=0), statistics, labels

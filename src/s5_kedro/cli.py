@@ -33,6 +33,9 @@ class _Run(click.Command):
             click.secho("Stopped by the user; the same command goes on from the last checkpoint.", err=True)
             sys.exit(130)
         except Exception as error:
+            if type(error).__name__ == "PartDone":
+                click.secho(str(error))
+                return None
             if show_traceback or not is_for_users(error):
                 traceback.print_exc()
                 sys.exit(1)

@@ -19,12 +19,20 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
+from s5.members import file_behind
 from s5_kedro.datasets.atomic import FINGERPRINT, AtomicDataset
 from s5_kedro.parameters import flatten
 from s5_kedro.project import find_card, find_file
 
 # Where a network runs, and how many checkpoints lie around meanwhile, does not change what it is.
-_OF_THE_MACHINE = {"compute.device", "compute.threads", "compute.cache_mb", "compute.read_threads"}
+_OF_THE_MACHINE = {
+    "compute.device",
+    "compute.threads",
+    "compute.cache_mb",
+    "compute.read_threads",
+    "compute.part",
+    "diversity_sampling.workers",
+}
 _OF_CHECKPOINTS = (".checkpoint_every", ".keep")
 
 
@@ -236,9 +244,10 @@ def _listing(path: Path) -> str:
 
 def _file_state(card: Any, file: Path) -> list[Any]:
     # The path as seen from the card, so that a moved folder is the same dataset.
-    if not file.is_file():
+    on_disk = file_behind(file)
+    if not on_disk.is_file():
         return [card.shown(file)]
-    status = file.stat()
+    status = on_disk.stat()
     return [card.shown(file), status.st_size, status.st_mtime_ns]
 
 

@@ -142,11 +142,12 @@ class TrackingHooks:
 
     @hook_impl(trylast=True)
     def on_pipeline_error(self, error: Exception) -> None:
-        """kedro-mlflow has ended the run as FAILED; one that the user stopped was KILLED."""
-        if self._run_id is not None and type(error).__name__ == "Interrupted":
+        """kedro-mlflow has ended the run as FAILED; one that was stopped was KILLED, one that did its part is done."""
+        status = {"Interrupted": "KILLED", "PartDone": "FINISHED"}.get(type(error).__name__)
+        if self._run_id is not None and status is not None:
             import mlflow
 
-            mlflow.MlflowClient().set_terminated(self._run_id, "KILLED")
+            mlflow.MlflowClient().set_terminated(self._run_id, status)
 
 
 # Run parameters that do not make a command another one.

@@ -14,14 +14,17 @@ T = TypeVar("T")
 # Parameter group -> the dataclass that checks it; imported when a run needs it, since most of them import torch.
 GROUPS = {
     "ingestion": "s5.data.ingest:IngestionConfig",
+    "sharding": "s5.data.shards:ShardingConfig",
     "model": "s5.models:ModelConfig",
     "compute": "s5.engine.compute:ComputeConfig",
     "seed_model": "s5.finetuning:SupervisedConfig",
     "supervised": "s5.finetuning:SupervisedConfig",
     "entropy_scoring": "s5.selection:ScoringConfig",
+    "quality": "s5.selection:QualityConfig",
     "diversity_sampling": "s5.selection:SamplingConfig",
     "s4p": "s5.semisup:S4PConfig",
     "finetune": "s5.finetuning:SupervisedConfig",
+    "ablation": "s5_kedro.pipelines.ablation.config:AblationConfig",
     "evaluation": "s5_kedro.pipelines.evaluation.config:EvaluationConfig",
 }
 PLAIN = ("dataset", "seed")

@@ -10,6 +10,7 @@ from kedro.pipeline import Pipeline
 # fails in exactly that case; nor do the pipelines import each other. What a pipeline needs upstream stands here.
 _UPSTREAM: dict[str, tuple[str, ...]] = {
     "ingestion": (),
+    "sharding": ("ingestion",),
     "seed_training": ("ingestion",),
     "supervised": ("ingestion",),
     "entropy_scoring": ("seed_training",),
@@ -18,6 +19,7 @@ _UPSTREAM: dict[str, tuple[str, ...]] = {
     "finetune": ("s4p_pretrain",),
     # No training upstream: a finished model is evaluated on any card; a missing one is a clear error.
     "evaluation": ("ingestion",),
+    "ablation": ("ingestion",),
     "report": ("supervised", "finetune", "evaluation"),
 }
 

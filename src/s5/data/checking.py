@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from s5.data.card import DatasetCard
 from s5.data.listing import Entry, Rejected
 from s5.data.masks import MaskError, MaskSource, index_mask, value_error
+from s5.members import file_behind, member_of
 from s5.types import Window
 
 if TYPE_CHECKING:
@@ -85,8 +87,9 @@ class ImageCheck:
         from s5.geo.raster import UnreadableRasterError, describe  # s5.data stays light to import
 
         shown = self.card.shown(entry.image)
-        if not entry.image.is_file():
+        if not file_behind(entry.image).is_file():
             raise _Refused(entry, "missing", f"{shown}: there is no such file; correct the list or the path")
+        self._check_bytes(entry, shown)
         try:
             info = describe(entry.image)
         except UnreadableRasterError as error:
@@ -103,6 +106,20 @@ class ImageCheck:
                 entry, "dtype", f"{shown}: holds {info.dtype}, expected one of {', '.join(DTYPES)}; convert it"
             )
         return info
+
+    def _check_bytes(self, entry: Entry, shown: str) -> None:
+        """What a shard's index says of a tile's bytes; a flipped bit is not always an error of the image format."""
+        member = member_of(entry.image)
+        if member is None or entry.crc32 is None:
+            return
+        tile = "" if entry.name is None else f" of tile {entry.name}"
+        found = member.read()
+        if len(found) < member.size:
+            raise _Refused(
+                entry, "truncated", f"{shown}: the shard ends {member.size - len(found)} bytes before the end{tile}"
+            )
+        if zlib.crc32(found) != entry.crc32:
+            raise _Refused(entry, "damaged", f"{shown}: the bytes{tile} are not those that were packed; pack it again")
 
     def _mask(self, entry: Entry, info: RasterInfo, checked: Checked) -> Path | None:
         from s5.geo.raster import TruncatedRasterError, UnreadableRasterError
@@ -123,8 +140,10 @@ class ImageCheck:
             raise MaskError(
                 "mask_missing", f"{self.card.shown(entry.image)}: has no mask; add one of the same name or list it"
             )
-        if not entry.mask.is_file():
+        if not file_behind(entry.mask).is_file():
             raise MaskError("mask_missing", f"{self.card.shown(entry.mask)}: there is no such mask; correct the path")
+        if member_of(entry.mask) is not None:
+            return entry.mask  # shards hold index masks, whatever the coding of the card
         return index_mask(self._source(entry, info), self.mask_folder)
 
     def _refuse_mask(self, entry: Entry, error: MaskError, checked: Checked) -> None:

@@ -108,7 +108,7 @@ def ingest(card_path: Path | str, config: IngestionConfig, *, seed: int, work_di
     images, rejected = _check_files(card, config, work_dir.absolute() / "masks", cutting=bool(missing))
     _need_every_split(card, {image.entry.split for image in images}, rejected)
     manifest = build_manifest(card, images)
-    given_groups = bool((manifest["group"] != "").any())
+    given_groups = bool((manifest.loc[manifest["split"] == "labeled", "group"] != "").any())
     files = {str(i.entry.image): relative_to_card(card, i.entry.image) for i in images}
     manifest = with_groups(manifest, files, config.block_size)
     if missing:

@@ -6,11 +6,12 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s5.data.card import CardError, DatasetCard, SplitSource, is_glob
+from s5.members import member_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,12 +28,17 @@ _COMPANIONS = frozenset(
 
 @dataclass(frozen=True)
 class Entry:
-    """An image of a split and the mask that goes with it, as the card lists them."""
+    """An image of a split and the mask that goes with it, as the card lists them.
+
+    A list may also say what its tile is called (`name`), and the CRC-32 of the image's bytes.
+    """
 
     split: str
     image: Path
     mask: Path | None = None
     group: str | None = None
+    name: str | None = None
+    crc32: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,9 +85,21 @@ def _from_list(card: DatasetCard, source: SplitSource) -> tuple[list[Entry], lis
             reason = f"{card.shown(source.list_file)}: row {number} names no image; fill its column 'image'"
             rejected.append(Rejected(source.list_file, source.name, "image_missing", reason))
             continue
-        mask_path = None if mask is None else tidy(folder / mask)
-        entries.append(Entry(source.name, tidy(folder / image), mask_path, cell(row, group_column)))
+        mask_path = None if mask is None else _located(folder, mask)
+        crc32 = cell(row, "crc32")
+        entries.append(
+            Entry(
+                source.name, _located(folder, image), mask_path, cell(row, group_column), cell(row, "tile_id"),
+                None if crc32 is None else int(crc32),
+            )
+        )  # fmt: skip
     return entries, rejected
+
+
+def _located(folder: Path, name: str) -> Path:
+    """The file, or the member of a shard, that a list in `folder` names."""
+    member = member_of(name)
+    return tidy(folder / name) if member is None else replace(member, file=tidy(folder / member.file)).path
 
 
 def _read_table(card: DatasetCard, source: SplitSource, path: Path) -> pd.DataFrame:
@@ -169,15 +187,16 @@ def _matches(folder: Path, pattern: str) -> Iterator[Path]:
 
 
 def _without_doubles(card: DatasetCard, entries: list[Entry]) -> tuple[list[Entry], list[Rejected]]:
-    seen: set[Path] = set()
+    seen: set[Path | str] = set()
     unique, doubles = [], []
     for entry in entries:
         real = entry.image.resolve()
-        if real in seen:
-            reason = f"{card.shown(entry.image)}: is listed more than once in split {entry.split!r}; used once"
+        if real in seen or entry.name in seen:
+            what = "is" if real in seen else f"or another tile named {entry.name} is"
+            reason = f"{card.shown(entry.image)}: {what} listed more than once in split {entry.split!r}; used once"
             doubles.append(Rejected(entry.image, entry.split, "duplicate", reason))
         else:
-            seen.add(real)
+            seen.update({real} if entry.name is None else {real, entry.name})
             unique.append(entry)
     return unique, doubles
 
@@ -189,7 +208,7 @@ def _grouped(card: DatasetCard, entry: Entry) -> Entry:
     if found is None:
         return entry
     parts = [part for part in found.groups() if part is not None] or [found.group(0)]
-    return Entry(entry.split, entry.image, entry.mask, "_".join(parts))
+    return replace(entry, group="_".join(parts))
 
 
 def relative_to_card(card: DatasetCard, path: Path) -> str:

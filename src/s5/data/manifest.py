@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from s5.data.card import DatasetCard
 from s5.data.checking import CheckedImage
 from s5.data.listing import Rejected, relative_to_card
+from s5.members import file_behind
 from s5.types import Window
 
 if TYPE_CHECKING:
@@ -24,8 +26,8 @@ _NAMING_ORDER = ("labeled", "val", "test", "noisy", "unlabeled")
 def build_manifest(card: DatasetCard, images: Sequence[CheckedImage]) -> pd.DataFrame:
     """A row for each tile of the images, with its footprint; `group` is empty where the card gives none.
 
-    A tile is named by its image's path without suffix and by its place in it. Where an image is in several splits,
-    the tiles of all but the first carry the split too: ``images/a@unlabeled``.
+    A tile is named by its image's path without suffix, or as its list says, and by its place in it. Where an image is
+    in several splits, the tiles of all but the first carry the split too: ``images/a@unlabeled``.
     """
     import pandas as pd  # s5.data stays light to import
 
@@ -69,6 +71,19 @@ def quarantine_table(rejected: Sequence[Rejected]) -> pd.DataFrame:
     return table.sort_values(["split", "path", "kind"], kind="stable").reset_index(drop=True)
 
 
+def files_fingerprint(manifest: pd.DataFrame) -> str:
+    """A hash of the names, sizes and times of all files of a manifest, which `SegmentationData.fingerprint` leaves out.
+
+    For what is kept between runs: a file that was changed in place is another file.
+    """
+    digest = hashlib.sha256()
+    names = {str(name) for column in ("image", "mask") for name in manifest[column] if isinstance(name, str) and name}
+    for file in sorted({file_behind(Path(name)) for name in names}):
+        status = file.stat() if file.is_file() else None
+        digest.update(repr((str(file), status and (status.st_size, status.st_mtime_ns))).encode())
+    return digest.hexdigest()[:16]
+
+
 def window_of(row: Any) -> Window:
     """The window of a manifest row, as `itertuples` gives it."""
     return Window(int(row.row), int(row.col), int(row.height), int(row.width))
@@ -81,12 +96,16 @@ def _is_whole(image: CheckedImage) -> bool:
 
 def _image_names(card: DatasetCard, images: Sequence[CheckedImage]) -> dict[tuple[str, str], tuple[str, str]]:
     """Name and suffix of the tiles of each (image, split)."""
-    paths = {str(image.entry.image): relative_to_card(card, image.entry.image) for image in images}
+    given = {str(image.entry.image): image.entry.name for image in images if image.entry.name is not None}
+    paths = {
+        str(image.entry.image): relative_to_card(card, image.entry.image) for image in images if not image.entry.name
+    }
     stems: dict[str, list[str]] = {}
     for path, relative in paths.items():
         stems.setdefault(str(PurePosixPath(relative).with_suffix("")), []).append(path)
     # a.png and a.tif side by side keep their suffixes, or their tiles would share a name.
     plain = {path: paths[path] if len(same) > 1 else stem for stem, same in stems.items() for path in same}
+    plain |= given
     first: dict[str, str] = {}
     for image in sorted(images, key=lambda image: _NAMING_ORDER.index(image.entry.split)):
         first.setdefault(str(image.entry.image), image.entry.split)

@@ -49,6 +49,11 @@ class TileReader:
     def __len__(self) -> int:
         return len(self.tile_ids)
 
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Height and width of each tile before padding, [N, 2]."""
+        return self._windows[:, 2:]
+
     def read(self, index: int) -> Tile:
         """Image, mask and valid pixels of a tile, padded at the bottom and right.
 

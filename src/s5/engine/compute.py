@@ -29,6 +29,7 @@ class ComputeConfig:
             gradient scaler on older GPUs, else fp32.
         threads: CPU threads for PyTorch; 0 leaves PyTorch's own choice, or shares the cores among the processes.
         cache_mb: Memory for decoded tiles of one reader, in MiB.
+        part: Which part of the work this process does, such as ``"3/16"``, where it is done in parts; None does all.
         read_threads: Threads that read the tiles of training steps ahead.
         accumulate: Parts in which a process computes its share of a batch, one after another: less memory, the same
             batch. Batch norm sees one part at a time.
@@ -46,6 +47,7 @@ class ComputeConfig:
     device: str = "auto"
     precision: str = "auto"
     threads: int = 0
+    part: str | None = None
     cache_mb: int = 256
     read_threads: int = 1
     accumulate: int = 1
@@ -71,6 +73,7 @@ class ComputeConfig:
             )
         if self.precision not in ("auto", *PRECISIONS):
             raise ValueError(f"compute.precision: expected one of {('auto', *PRECISIONS)}, got {self.precision!r}")
+        share_of(self.part)
         if self.device != "auto" and self.device.split(":")[0] not in ("cpu", "cuda"):
             raise ValueError(f"compute.device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got {self.device!r}")
         for name in ("threads", "cache_mb", "restarts", "profile_steps"):
@@ -163,3 +166,17 @@ def _keep_freed_memory() -> None:
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # malloc.h
     for option, value in ((mmap_threshold, 32 << 20), (trim_threshold, 1 << 30), (top_pad, 64 << 20)):
         mallopt(option, value)
+
+
+def share_of(part: str | None) -> tuple[int, int]:
+    """Which share of the work ``compute.part`` stands for: ``"3/16"`` is (2, 16), None is (0, 1).
+
+    Raises:
+        ValueError: it is no such part.
+    """
+    if part is None:
+        return 0, 1
+    number, _, of = str(part).partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise ValueError(f"compute.part: expected a part such as 3/16, from 1/16 to 16/16, got {part!r}")
+    return int(number) - 1, int(of)

@@ -23,6 +23,7 @@ from rasterio.windows import Window as RasterioWindow
 
 from s5.files import replacing
 from s5.geo.gdal import gdal, gdal_messages, one_line
+from s5.members import member_of
 from s5.types import Window
 
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -302,10 +303,11 @@ def _rasterio_window(window: Window) -> Any:
 @contextmanager
 def _open(path: Path, *, pixels_only: bool = False) -> Iterator[Any]:
     """An open raster; where only its pixels are asked for, what tells its place on Earth may be left unread."""
+    in_shard = member_of(path) is not None  # nothing stands beside a member of a shard
     lone = pixels_only and _is_lone_tiff(path)
     # To find the CRS takes 0.5 ms, to look for fifty files that might stand beside it 0.1 ms, to read a tile 0.4 ms.
     options = {"driver": "GTiff", "GEOREF_SOURCES": "NONE"} if lone else {}
-    with gdal(sidecars=not lone):
+    with gdal(sidecars=not (lone or in_shard)):
         try:
             # not rasterio.open, which enters one more environment: another 0.1 ms
             source = DatasetReader(os.fspath(path), **options)
@@ -316,19 +318,22 @@ def _open(path: Path, *, pixels_only: bool = False) -> Iterator[Any]:
 
 
 def _is_lone_tiff(path: Path) -> bool:
-    """Whether this is a TIFF on a disk without a file beside it that would change what is read."""
-    name = os.fspath(path)
+    """Whether this is a TIFF on a disk, or in a shard, without a file beside it that would change what is read."""
+    member = member_of(path)
+    name = os.fspath(path if member is None else member.file)
     try:
         file = os.open(name, os.O_RDONLY)
     except OSError:  # not there, or a name that only GDAL understands
         return False
     try:
-        if os.read(file, 4) not in _TIFF_STARTS:
+        if os.pread(file, 4, 0 if member is None else member.offset) not in _TIFF_STARTS:
             return False
     except OSError:  # a folder
         return False
     finally:
         os.close(file)
+    if member is not None:
+        return True
     if "GDAL_PAM_PROXY_DIR" in os.environ:  # where GDAL keeps its notes of files in folders that it may not write to
         return False
     stem = name.removesuffix(Path(name).suffix)

@@ -120,3 +120,8 @@ def _nearest(color: str, taken: Sequence[str]) -> int:
     """Squared distance in RGB to the nearest colour of `taken`."""
     own = to_rgb(color)
     return min((sum((a - b) ** 2 for a, b in zip(own, to_rgb(other), strict=True)) for other in taken), default=1 << 20)
+
+
+def spare_colours(number: int) -> list[str]:
+    """Colours that stay apart, for things that have no colour of their own; they repeat after fourteen."""
+    return [_SPARE[i % len(_SPARE)] for i in range(number)]

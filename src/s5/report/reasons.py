@@ -5,7 +5,13 @@ from __future__ import annotations
 # What a selection reason contains -> what it is counted as; the first that fits decides.
 _KINDS = (
     ("beyond its quota", "taken in place of a cluster that ran short"),
+    ("not among the tiles taken", "not among the tiles taken"),
+    ("by lowest entropy of all", "among the most certain of all tiles"),
     ("by lowest entropy", "among the most certain of its cluster"),
+    ("at random of all", "drawn at random"),
+    ("at random", "drawn at random from its cluster"),
+    ("by BADGE", "uncertain and unlike the others taken"),
+    ("as far from", "far from all labelled and taken tiles"),
     ("near duplicate", "near duplicate of a selected tile"),
     ("cluster full", "its cluster's quota is full"),
 )

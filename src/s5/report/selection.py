@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from s5.report.canvas import empty_figure, new_figure, plain, show_picture, style_axes
+from s5.report.embedding_map import draw_embedding_map
 from s5.report.palette import INK, MUTED, SPLITS
 from s5.report.reasons import kind_of
 from s5.report.thumbnails import read_thumbnails
@@ -39,11 +40,12 @@ def plot_selection(
     clusters: pd.DataFrame,
     dropped: pd.DataFrame,
     *,
+    embeddings: NDArray[np.floating] | None = None,
     statistics: BandStatistics | Mapping[str, Any] | None = None,
     example_clusters: int = 4,
     examples: int = 4,
 ) -> Figure:
-    """The selection report: entropies with the kept part, quota and fill of each cluster, and pictures of tiles.
+    """The selection report: entropies with the kept part, quota and fill of each cluster, a map, and pictures of tiles.
 
     Args:
         manifest: A row a tile, to find the pictures by.
@@ -51,6 +53,7 @@ def plot_selection(
         pool: The selected tiles: tile_id, cluster, entropy, entropy_rank, reason.
         clusters: cluster, quota, filled, labeled, candidates, duplicates.
         dropped: The other tiles: tile_id, cluster, entropy, reason.
+        embeddings: [N, D], row by row those of `scores`, for a map of the tiles; may be a memory map.
         statistics: Of the bands, for the pictures.
         example_clusters: How many clusters get a row of pictures; those with the largest quota.
         examples: Pictures of each kind (kept, dropped) in a row.
@@ -60,14 +63,18 @@ def plot_selection(
     shown = _pick_examples(pool, clusters, dropped, example_clusters, examples)
     pictures = read_thumbnails(manifest, [e.tile_id for row in shown.values() for e in row], statistics=statistics)
     bars = min(len(clusters), _MOST_BARS)
-    heights = [max(3.0, 0.9 + 0.21 * bars), *([0.4 + 1.72 * len(shown)] if shown else [])]
+    mapped = embeddings is not None and len(embeddings) > 1
+    heights = [max(3.0, 0.9 + 0.21 * bars), *([4.2] if mapped else []), *([0.4 + 1.72 * len(shown)] if shown else [])]
     figure = new_figure(12.0, sum(heights))
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False).ravel()
     left, right = parts[0].subplots(1, 2, width_ratios=[1.0, 1.15])
     _draw_entropies(left, scores, pool)
     _draw_clusters(right, clusters)
+    if embeddings is not None and mapped:
+        maps = parts[1].subplots(1, 2, sharex=True, sharey=True)
+        draw_embedding_map(maps, scores["tile_id"].tolist(), embeddings, pool, dropped)
     if shown:
-        _draw_examples(parts[1], shown, pictures, examples)
+        _draw_examples(parts[-1], shown, pictures, examples)
     return figure
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from functools import cache
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +18,7 @@ from s5.seeds import seed_of
 QuotaMode = Literal["labeled_share", "uniform", "tempered"]
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+T = TypeVar("T")
 
 # Cosines of float32 unit vectors are good to about 1e-7; closer ones are equal, whatever the order of a sum.
 COSINE_TOLERANCE = 1e-6
@@ -46,7 +51,7 @@ def unit_rows(rows: npt.NDArray[np.floating]) -> tuple[Floats, npt.NDArray[np.bo
 
 
 def fit_prototypes(
-    labeled_embeddings: npt.NDArray[np.floating], clusters: int, *, seed: int, restarts: int = 4
+    labeled_embeddings: npt.NDArray[np.floating], clusters: int, *, seed: int, restarts: int = 4, workers: int = 1
 ) -> Prototypes:
     """Spherical k-means: clusters of directions that maximise the summed cosine of tiles to their prototype.
 
@@ -56,6 +61,7 @@ def fit_prototypes(
     Args:
         labeled_embeddings: [L, D], any float type, any length.
         clusters: Number of prototypes; fewer, with a warning, where there are not as many distinct embeddings.
+        workers: Threads; the result does not depend on them.
 
     Raises:
         ValueError: no labelled embedding that is finite and not 0.
@@ -77,7 +83,11 @@ def fit_prototypes(
             clusters, len(points), len(points),
         )  # fmt: skip
         clusters = len(points)
-    runs = [_spherical_kmeans(points, counts, clusters, seed_of(seed, "kmeans", run)) for run in range(restarts)]
+    with one_thread_each():
+        runs = [
+            _spherical_kmeans(points, counts, clusters, seed_of(seed, "kmeans", run), workers)
+            for run in range(restarts)
+        ]
     _, centers, labeled = max(runs, key=lambda run: run[0])  # the first of equals
     order = np.argsort(-labeled, kind="stable")
     return Prototypes(centers[order], labeled[order])
@@ -91,7 +101,9 @@ def _distinct_rows(points: Floats) -> tuple[Floats, Ints]:
     return rounded[first], counts.astype(np.int64)
 
 
-def _spherical_kmeans(points: Floats, counts: Ints, clusters: int, seed: int) -> tuple[float, Floats, Ints]:
+def _spherical_kmeans(
+    points: Floats, counts: Ints, clusters: int, seed: int, workers: int
+) -> tuple[float, Floats, Ints]:
     """Summed cosine, centers and labelled tiles of each, of one run; empty clusters are left out."""
     from sklearn.cluster import kmeans_plusplus
 
@@ -100,12 +112,12 @@ def _spherical_kmeans(points: Floats, counts: Ints, clusters: int, seed: int) ->
     nearest = np.full(len(points), -1, dtype=np.int32)
     for _ in range(_MAX_ITERATIONS):
         before = nearest
-        nearest, similarity = assign_clusters(points, centers)
+        nearest, similarity = assign_clusters(points, centers, workers=workers)
         nearest = _fill_empty(nearest, similarity, clusters)
         if np.array_equal(before, nearest):
             break
         centers = _mean_directions(points, counts, nearest, centers)
-    nearest, similarity = assign_clusters(points, centers)
+    nearest, similarity = assign_clusters(points, centers, workers=workers)
     labeled = np.bincount(nearest, weights=counts, minlength=clusters).astype(np.int64)
     return float((similarity.astype(np.float64) * counts).sum()), centers[labeled > 0], labeled[labeled > 0]
 
@@ -135,12 +147,19 @@ def _mean_directions(points: Floats, counts: Ints, nearest: npt.NDArray[np.int32
     return np.where(usable[:, None], means, centers)
 
 
-def assign_clusters(embeddings: npt.NDArray[np.floating], centers: Floats) -> tuple[npt.NDArray[np.int32], Floats]:
+def assign_clusters(
+    embeddings: npt.NDArray[np.floating], centers: Floats, *, workers: int = 1
+) -> tuple[npt.NDArray[np.int32], Floats]:
     """The most similar prototype of each tile by cosine, read block by block, so that `embeddings` may be a memory map.
+
+    Takes ``workers * rows * (D + 2 k) * 4`` bytes beside the result, with blocks of at most 16,384 rows that hold at
+    most 8 million cosines.
 
     Args:
         embeddings: [N, D], any float type, any length.
         centers: float32 [k, D], each of length 1.
+        workers: Threads. Blocks are cut by index and each is computed by one thread, so that the result does not
+            depend on their number.
 
     Returns:
         Cluster int32 [N], the first of prototypes that are equally similar and -1 for a tile whose embedding is not
@@ -149,7 +168,8 @@ def assign_clusters(embeddings: npt.NDArray[np.floating], centers: Floats) -> tu
     nearest = np.full(len(embeddings), -1, dtype=np.int32)
     similarity = np.zeros(len(embeddings), dtype=np.float32)
     step = max(256, min(_BLOCK_ROWS, 2**23 // len(centers)))
-    for first in range(0, len(embeddings), step):
+
+    def assign(first: int) -> None:
         block, usable = unit_rows(embeddings[first : first + step])
         cosines = block @ centers.T
         highest = cosines.max(axis=1)
@@ -157,7 +177,37 @@ def assign_clusters(embeddings: npt.NDArray[np.floating], centers: Floats) -> tu
         chosen = (cosines >= (highest - COSINE_TOLERANCE)[:, None]).argmax(axis=1)
         nearest[first : first + step] = np.where(usable, chosen, -1)
         similarity[first : first + step] = np.where(usable, highest, 0)
+
+    with one_thread_each():
+        in_threads(assign, range(0, len(embeddings), step), workers)
     return nearest, similarity
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Matrix products on one thread each: how BLAS shares one out among several changes its last bits."""
+    with _thread_pools().limit(limits=1):
+        yield
+
+
+@cache
+def _thread_pools() -> Any:
+    """The thread pools of BLAS and OpenMP; to find them takes 5 ms, hence once, when all libraries are loaded."""
+    import sklearn.cluster  # noqa: F401
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+def in_threads(work: Callable[[T], None], items: Iterable[T], workers: int) -> None:
+    """Call `work` on every item, on several threads where that is asked for."""
+    if workers == 1:
+        for item in items:
+            work(item)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in pool.map(work, items):
+            pass
 
 
 def quota_weights(labeled: Ints, mode: QuotaMode, temperature: float = 1.0) -> npt.NDArray[np.float64]:

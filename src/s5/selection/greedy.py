@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from s5.selection.diversity import COSINE_TOLERANCE, Floats, Ints, largest_remainder, unit_rows
+from s5.selection.diversity import (
+    COSINE_TOLERANCE,
+    Floats,
+    Ints,
+    in_threads,
+    largest_remainder,
+    one_thread_each,
+    unit_rows,
+)
 
 _LARGEST_BLOCK = 1024
 
@@ -91,8 +99,19 @@ def fill_clusters(
     budget: int,
     embeddings: npt.NDArray[np.floating],
     max_similarity: float | None,
+    workers: int = 1,
 ) -> Ints:
     """Fill every cluster to its quota, then share out among the others what short clusters could not take.
+
+    Keeps the directions of the tiles taken where near duplicates are left out: 4 D bytes each.
+
+    Args:
+        passes: One a cluster; changed.
+        weights: What the quotas are proportional to.
+        budget: Tiles to take in all.
+        embeddings: [N, D]; may be a memory map.
+        max_similarity: Cosine over which two tiles are near duplicates; None takes all.
+        workers: Threads; each cluster is gone through by one.
 
     Returns:
         int64 [k], the first quotas; they sum to `budget`.
@@ -100,8 +119,9 @@ def fill_clusters(
     quotas = largest_remainder(weights, budget)
     wanted = quotas.copy()
     while True:
-        for state, quota in zip(passes, wanted, strict=True):
-            state.advance(int(quota), embeddings, max_similarity)
+        targets = list(zip(passes, wanted.tolist(), strict=True))
+        with one_thread_each():
+            in_threads(lambda target: target[0].advance(target[1], embeddings, max_similarity), targets, workers)
         filled = np.array([len(state.taken) for state in passes], dtype=np.int64)
         still_open = np.array([not state.exhausted for state in passes], dtype=bool)
         shortage = budget - int(filled.sum())

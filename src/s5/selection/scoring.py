@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _LARGEST_HALF = 65504.0
 _NO_EMBEDDING = np.empty((0, 0), np.float16)
+Forward = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -32,20 +33,22 @@ class ScoringConfig:
     Args:
         batch_size: Tiles in one forward pass; batches are cut by index, so that scores do not depend on workers.
         classes: Which classes the entropy is taken over, see `s5.selection.entropy.pixel_entropy`.
+        tiles_per_part: Tiles in a file of `s5.selection.parts`; rounded up to whole batches.
         device, precision, threads: As in `s5.engine.compute.ComputeConfig`.
     """
 
     batch_size: int = 16
     classes: EntropyClasses = "all"
+    tiles_per_part: int = 4096
     device: str = "auto"
     precision: str = "auto"
     threads: int = 0
 
     def __post_init__(self) -> None:
-        if isinstance(self.batch_size, bool) or not isinstance(self.batch_size, int) or self.batch_size < 1:
-            raise ValueError(
-                f"entropy_scoring.batch_size: expected a whole number of at least 1, got {self.batch_size!r}"
-            )
+        for name in ("batch_size", "tiles_per_part"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"entropy_scoring.{name}: expected a whole number of at least 1, got {value!r}")
         # background 0 of 3 classes answers every known choice: only an unknown one is refused here
         check_entropy_classes(self.classes, 3, 0)
         self.compute()
@@ -82,8 +85,31 @@ def score_tiles(
     Raises:
         ValueError: the entropy needs a background that `labels` does not name, or the network has other classes.
     """
+    blocks = run_network(model, reader, statistics, config, score_forward(model, labels, config), "scoring")
+    scores, embeddings = _gather(blocks, len(reader)) or (
+        np.empty((0, len(score_columns(labels))), np.float32), _NO_EMBEDDING,
+    )  # fmt: skip
+    return score_table(reader.tile_ids, scores, labels), embeddings
+
+
+def score_columns(labels: LabelSpace) -> list[str]:
+    """What is said of a tile, beside its id."""
+    return ["entropy", "confidence", "valid_share", *(f"share_{name}" for name in labels.classes)]
+
+
+def score_table(tile_ids: Sequence[str], scores: np.ndarray, labels: LabelSpace) -> pd.DataFrame:
+    table = pd.DataFrame(scores, columns=pd.Index(score_columns(labels)))
+    table.insert(0, "tile_id", list(tile_ids))
+    return table
+
+
+def score_forward(model: SegmentationModel, labels: LabelSpace, config: ScoringConfig) -> Forward:
+    """What is computed of a batch: scores float32 [B, columns] and embeddings float16 [B, D].
+
+    Raises:
+        ValueError: the entropy needs a background that `labels` does not name.
+    """
     check_entropy_classes(config.classes, labels.num_classes, labels.background_index)
-    columns = ["entropy", "confidence", "valid_share", *(f"share_{name}" for name in labels.classes)]
 
     def forward(images: torch.Tensor, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits, embedding = model.forward_with_embedding(images)
@@ -96,11 +122,7 @@ def score_tiles(
         scores = torch.stack([tiles.entropy, tiles.confidence, tiles.valid_share], dim=1)
         return torch.cat([scores, tiles.shares], dim=1), _to_half(embedding)
 
-    blocks = _run(model, reader, statistics, config, forward, "scoring")
-    scores, embeddings = _gather(blocks, len(reader)) or (np.empty((0, len(columns)), np.float32), _NO_EMBEDDING)
-    table = pd.DataFrame(scores, columns=pd.Index(columns))
-    table.insert(0, "tile_id", list(reader.tile_ids))
-    return table, embeddings
+    return forward
 
 
 def embed_tiles(
@@ -115,16 +137,13 @@ def embed_tiles(
     def forward(images: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor]:
         return (_to_half(model.embed(images)),)
 
-    blocks = _run(model, reader, statistics, config, forward, "embedding")
+    blocks = run_network(model, reader, statistics, config, forward, "embedding")
     return (_gather(blocks, len(reader)) or [_NO_EMBEDDING])[0]
 
 
-Forward = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]]
-
-
-def _run(
+def run_network(
     model: SegmentationModel,
-    reader: NamedTiles,
+    reader: TileSource,
     statistics: BandStatistics,
     config: ScoringConfig,
     forward: Forward,

@@ -20,11 +20,22 @@ def score_entropy(
     compute: dict[str, Any],
 ) -> tuple[Any, Any]:
     """Entropy and embedding of every unlabelled tile; returns tile_scores and tile_embeddings."""
-    from s5.selection import ScoringConfig, score_tiles
+    from s5 import selection
+    from s5.data.manifest import files_fingerprint
+    from s5.engine import ComputeConfig, resolve_compute
+    from s5.engine.compute import share_of
 
     data = segmentation_data(tile_manifest, band_statistics, label_space, {**compute, **_READ_ONCE})
-    config = configure(ScoringConfig, entropy_scoring, "entropy_scoring", **_where(compute))
-    return score_tiles(_open(seed_model), data.split("unlabeled"), data.statistics, data.labels, config)
+    config = configure(selection.ScoringConfig, entropy_scoring, "entropy_scoring", **_where(compute))
+    machine = configure(ComputeConfig, compute, "compute")
+    model, reader = _open(seed_model), data.split("unlabeled")
+    precision = resolve_compute(machine).precision
+    fingerprint = data.fingerprint() + files_fingerprint(tile_manifest)
+    key = selection.scoring_key(fingerprint, seed_model["sha256"], config, precision)
+    folder = project_root() / "data/04_feature/scoring" / key
+    return selection.score_in_parts(
+        model, reader, data.statistics, data.labels, config, folder, share=share_of(machine.part)
+    )
 
 
 def embed_tiles(

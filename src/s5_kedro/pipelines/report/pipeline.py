@@ -36,6 +36,7 @@ _PARAMETERS = (
     "seed_model",
     "supervised",
     "entropy_scoring",
+    "quality",
     "diversity_sampling",
     "s4p",
     "finetune",
