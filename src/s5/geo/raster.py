@@ -113,6 +113,59 @@ def read_windows(
             yield window, image, valid
 
 
+def read_salvaged(
+    path: Path, window: Window, *, bands: int | None = None
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_], list[Window]]:
+    """`read_window` of a damaged raster: the blocks that cannot be read hold no data, and are named.
+
+    Returns:
+        As `read_window`, and the damaged blocks that the window touches, each whole.
+
+    Raises:
+        UnreadableRasterError: the raster cannot even be opened.
+    """
+    with _open(path) as source:
+        count = source.count if bands == source.count else _describe(source).bands
+        image = np.zeros((count, window.height, window.width), dtype=source.dtypes[0])
+        blocks = list(_blocks(source, window))
+    valid = np.zeros(image.shape[1:], dtype=np.bool_)
+    damaged = []
+    for block in blocks:
+        part = _common(block, window)
+        rows = slice(part.row - window.row, part.row - window.row + part.height)
+        cols = slice(part.col - window.col, part.col - window.col + part.width)
+        try:
+            # opened for each block: what is asked of a raster after an error may raise that error again
+            pixels, holds_data = read_window(path, part, bands=bands)
+        except UnreadableRasterError:
+            damaged.append(block)
+            continue
+        image[:, rows, cols], valid[rows, cols] = pixels, holds_data
+    return image, valid, damaged
+
+
+def read_shrunk(path: Path, longest: int, *, bands: Sequence[int] | None = None) -> npt.NDArray[Any]:
+    """A whole raster with its longest side shrunk to at most `longest` pixels, nearest neighbour; from its overviews.
+
+    Args:
+        path: Anything rasterio opens.
+        longest: In pixels.
+        bands: Which, from 1; all by default.
+
+    Returns:
+        [C, h, w] in the raster's dtype; blocks that cannot be read are 0.
+    """
+    with _open(path) as source:
+        shrink = max(source.height, source.width) / longest
+        shape = tuple(max(1, round(side / max(shrink, 1.0))) for side in (source.height, source.width))
+        wanted = list(bands) if bands is not None else list(range(1, source.count + 1))
+        try:
+            pixels: npt.NDArray[Any] = source.read(wanted, out_shape=(len(wanted), *shape))
+        except RasterioError:
+            return np.zeros((len(wanted), *shape), dtype=source.dtypes[0])
+        return pixels
+
+
 def read_colormap(path: Path) -> dict[int, tuple[int, int, int]]:
     """RGB of each value of a paletted raster; empty where it has no colour table."""
     with _open(path) as source:
@@ -271,6 +324,21 @@ def _read(
         return image, valid
     bottom, right = size - window.height, size - window.width
     return np.pad(image, ((0, 0), (0, bottom), (0, right))), np.pad(valid, ((0, bottom), (0, right)))
+
+
+def _blocks(source: Any, window: Window) -> Iterator[Window]:
+    """The blocks of a raster that a window touches."""
+    height, width = source.block_shapes[0]
+    for row in range(window.row // height * height, window.row + window.height, height):
+        for col in range(window.col // width * width, window.col + window.width, width):
+            yield Window(row, col, min(height, source.height - row), min(width, source.width - col))
+
+
+def _common(a: Window, b: Window) -> Window:
+    """The part that two overlapping windows share."""
+    row, col = max(a.row, b.row), max(a.col, b.col)
+    bottom, right = min(a.row + a.height, b.row + b.height), min(a.col + a.width, b.col + b.width)
+    return Window(row, col, bottom - row, right - col)
 
 
 def _valid(source: Any, image: npt.NDArray[Any], at: Any, alpha_is_data: bool) -> npt.NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -43,7 +44,7 @@ def write_polygons(
         path: Ends in ``.gpkg``, ``.geojson``, ``.fgb`` or ``.parquet``.
         geometries: Shapely geometries in `crs`.
         attributes: Column name to values, one for each geometry.
-        crs: Such as ``"EPSG:32632"``, or WKT; empty for pixel coordinates (GeoParquet only).
+        crs: Such as ``"EPSG:32632"``, or WKT; empty for pixel coordinates.
         layer: Name of the layer; the file's stem by default.
 
     Raises:
@@ -57,12 +58,25 @@ def write_polygons(
         # GDAL opens an existing GeoPackage instead of making it, and refuses the empty file that holds the place.
         temporary.unlink()
         try:
-            pyogrio.write_dataframe(frame, temporary, layer=layer or path.stem)
+            with _without_crs_warning():
+                pyogrio.write_dataframe(frame, temporary, layer=layer or path.stem, geometry_type=_common_type(frame))
             whole = _is_whole(temporary, len(frame))
         except _OGR_ERRORS as error:
             raise OSError(f"{path}: could not be written ({error}); is the disk full?") from error
         if not whole:
             raise OSError(f"{path}: could not be written to the end; is the disk full?")
+
+
+def _common_type(frame: Any) -> str | None:
+    # A layer without features has no geometry to tell its type by.
+    return "Polygon" if frame.empty else None
+
+
+@contextmanager
+def _without_crs_warning() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
+        yield
 
 
 def _is_whole(path: Path, number: int) -> bool:
@@ -114,6 +128,29 @@ def rasterize(
     return mask
 
 
+def read_zones(path: Path, info: RasterInfo) -> tuple[list[str], list[Any]]:
+    """The polygons of a vector file in a raster's CRS, and what they are called.
+
+    Args:
+        path: GeoPackage, GeoJSON, FlatGeobuf, Shapefile or GeoParquet.
+        info: The raster's grid. Without CRS, a vector file without CRS is taken to be in its pixel coordinates.
+
+    Returns:
+        The values of the column ``name``, else numbers from 1, and the polygons.
+
+    Raises:
+        UnreadableVectorError: it cannot be read, or has a CRS where the raster has none or the other way round.
+    """
+    try:
+        frame = geopandas.read_parquet(path) if path.suffix == ".parquet" else pyogrio.read_dataframe(path)
+    except (*_OGR_ERRORS, ValueError, OSError) as error:
+        raise UnreadableVectorError(f"{path}: cannot be read as a vector file ({error})") from error
+    frame = _in_crs_of(info, frame, path)
+    frame = frame[frame.geometry.notna() & ~frame.geometry.is_empty]
+    names = frame["name"] if "name" in frame.columns else range(1, len(frame) + 1)
+    return [str(name) for name in names], list(frame.geometry)
+
+
 @contextmanager
 def _without_date() -> Iterator[None]:
     # A GeoPackage notes when it was written; with a fixed date, equal polygons are equal files.
@@ -139,6 +176,10 @@ def _read_inside(
     if class_field not in frame.columns:
         found = [name for name in frame.columns if name != frame.geometry.name]
         raise UnreadableVectorError(f"{path}: has no attribute {class_field!r} (found {found}); correct 'class_field'")
+    return _in_crs_of(info, frame, path)
+
+
+def _in_crs_of(info: RasterInfo, frame: Any, path: Path) -> Any:
     if (frame.crs is None) != (not info.crs):
         with_crs, without = ("raster", "vector file") if frame.crs is None else ("vector file", "raster")
         raise UnreadableVectorError(f"{path}: the {with_crs} has a CRS and the {without} has none; give it one")

@@ -10,6 +10,7 @@ from s5.report.health import collapse_warnings, fairness_warnings
 from s5.report.inputs import ReportInputs
 from s5.report.page import render_report
 from s5.report.palette import class_colors
+from s5.report.scene_page import draw_scene
 from s5.report.selection import plot_selection
 from s5.report.verdict import Verdict, judge
 
@@ -22,6 +23,7 @@ __all__ = [
     "color_mask",
     "count_classes",
     "display_rgb",
+    "draw_scene",
     "fairness_warnings",
     "gallery_rows",
     "judge",
