@@ -23,6 +23,7 @@ GROUPS = {
     "s4p": "s5.semisup:S4PConfig",
     "finetune": "s5.finetuning:SupervisedConfig",
     "evaluation": "s5_kedro.pipelines.evaluation.config:EvaluationConfig",
+    "scene": "s5_kedro.pipelines.scene_inference.config:SceneParameters",
 }
 PLAIN = ("dataset", "seed")
 # Fields that a node fills from `seed` and `compute`: they are no parameters of the group itself.

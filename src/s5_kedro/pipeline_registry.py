@@ -18,7 +18,9 @@ _UPSTREAM: dict[str, tuple[str, ...]] = {
     "finetune": ("s4p_pretrain",),
     # No training upstream: a finished model is evaluated on any card; a missing one is a clear error.
     "evaluation": ("ingestion",),
-    "report": ("supervised", "finetune", "evaluation"),
+    # No training upstream either; in the whole chain it maps a test image with the model that was just fine-tuned.
+    "scene_inference": (),
+    "report": ("supervised", "finetune", "evaluation", "scene_inference"),
 }
 
 

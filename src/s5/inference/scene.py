@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-RECORD = "scene.json"
+RECORD = "map.json"
 _PRODUCTS = (
     "classes.tif", "classes.qml", "probabilities.tif", "entropy.tif", "polygons.gpkg", "polygons.qml", "areas.csv",
     "zone_areas.csv", "quicklook.png", "index.html",

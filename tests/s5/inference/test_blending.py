@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -56,7 +58,7 @@ def test_windows_cover_the_scene_and_overlap_enough(grid: BlendGrid) -> None:
     assert covered.min() >= 1
     for starts, extent in ((grid.rows, grid.height), (grid.cols, grid.width)):
         assert starts[-1] + min(grid.size, extent) == extent
-        assert all(b - a <= grid.size - grid.overlap for a, b in zip(starts, starts[1:], strict=False))
+        assert all(b - a <= grid.size - grid.overlap for a, b in pairwise(starts))
     assert sum(height for _, height in grid.strips) == grid.height
 
 

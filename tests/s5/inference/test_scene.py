@@ -250,7 +250,7 @@ def test_views_of_test_time_augmentation_are_averaged(network: nn.Module, scene_
 def test_a_finer_scene_is_resampled_for_the_network(
     write_scene: Callable[..., Path], scene_model: SceneModel, tmp_path: Path
 ) -> None:
-    """A scene doubled in size and halved in ground sampling distance gives nearly the map of the coarse one, doubled."""
+    """A scene of twice the pixels and half the ground sampling distance gives nearly the coarse map, doubled."""
     coarse = write_scene(96, 128, "coarse", hole=False, **UTM)
     pixels = np.kron(read_window(coarse)[0], np.ones((1, 2, 2), np.uint8))
     from s5.geo.raster import write_geotiff
