@@ -11,6 +11,7 @@ from xml.sax.saxutils import escape, quoteattr
 import numpy as np
 import rasterio
 import rasterio.shutil
+from rasterio._err import CPLE_BaseError  # what rasterio.shutil lets through
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
@@ -128,7 +129,7 @@ def write_cog(path: Path, source: Path, *, overviews: Resampling) -> None:
                     OVERVIEW_RESAMPLING=overviews.upper(),
                 )  # fmt: skip
             whole = _same(source, temporary)
-        except RasterioError as error:
+        except (RasterioError, CPLE_BaseError) as error:
             raise OSError(f"{path}: could not be written ({one_line(error)}); is the disk full?") from error
         if not whole:
             raise OSError(f"{path}: could not be written to the end; is the disk full?")
