@@ -1,11 +1,12 @@
 """A map of classes to polygons that fit each other, piece by piece, so that a scene of any size can be done.
 
 Pieces of the map are polygonised and simplified on their own, with their outlines kept; then what belongs together
-across outlines is joined. Neighbours share every vertex of their common edge, before and after simplification.
+across outlines is joined. Simplified neighbours share every vertex of their common edge.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,11 @@ class Coverage:
 
 def class_polygons(
     classes: Path, confidence: Path, *, nodata: int = 255, simplify: float = 0.0, piece: int = _PIECE
-) -> Coverage:
-    """Polygons of the connected areas (over edges, not corners) of a map.
+) -> Iterator[Coverage]:
+    """Polygons of the connected areas (over edges, not corners) of a map, a few at a time.
+
+    Areas inside a piece of the map come as soon as it is done, those that cross pieces at the end: only they are kept
+    in memory meanwhile.
 
     Args:
         classes: The map, uint8.
@@ -59,73 +63,113 @@ def class_polygons(
         piece: Side of what is done at once, in pixels.
     """
     info = describe(classes)
-    windows = partition_windows(info.height, info.width, size=piece)
-    parts = _Parts(info.width)
-    for window in windows:
+    open_areas = _OpenAreas(info.width)
+    for window in partition_windows(info.height, info.width, size=piece):
         labels, values = read_window(classes, window)[0][0], read_window(confidence, window)[0][0]
-        parts.add(window, labels, values, simplify)
-    return parts.joined(info, nodata, simplify)
+        areas = _connected(labels)
+        outlines = _outlines(areas, simplify, window)
+        _, first = np.unique(areas, return_index=True)
+        flat = areas.ravel()
+        counts, sums = np.bincount(flat), np.bincount(flat, weights=values.ravel())
+        numbers = np.stack([labels.ravel()[first], counts, sums])
+        at_side = np.zeros(len(first), dtype=np.bool_)
+        for side in (areas[0], areas[-1], areas[:, 0], areas[:, -1]):
+            at_side[side] = True
+        open_areas.add(window, areas, labels, outlines, numbers, at_side)
+        yield _coverage(outlines[~at_side], numbers[:, ~at_side], nodata, info)
+    yield _coverage(*open_areas.joined(clean=simplify > 0), nodata, info)
 
 
-class _Parts:
-    """The areas of each piece of a map, and which of them belong together; pieces come row by row."""
+def _coverage(geometries: npt.NDArray[Any], numbers: npt.NDArray[Any], nodata: int, info: RasterInfo) -> Coverage:
+    classes, pixels, sums = numbers
+    kept = classes != nodata
+    return Coverage(
+        _placed(geometries[kept], info),
+        classes[kept].astype(np.int64),
+        pixels[kept].astype(np.int64),
+        (sums / pixels)[kept],
+    )
+
+
+class _OpenAreas:
+    """The areas at the sides of pieces of a map, and which of them belong together; pieces come row by row."""
 
     def __init__(self, width: int) -> None:
         self._geometries: list[npt.NDArray[Any]] = []
-        self._values: list[npt.NDArray[Any]] = []  # class, pixels and sum of confidence of each area
+        self._numbers: list[npt.NDArray[Any]] = []  # class, pixels and sum of confidence of each area
         self._same: list[npt.NDArray[np.int64]] = []  # pairs of areas
         self._count = 0
+        self._rows: set[int] = set()
+        self._cols: set[int] = set()
         self._above = np.full((2, width), -1, dtype=np.int64)  # area and class of the pixels over the piece
         self._bottom = self._above.copy()
         self._left: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None = None
 
-    def add(self, window: Window, labels: npt.NDArray[Any], confidence: npt.NDArray[Any], simplify: float) -> None:
+    def add(
+        self,
+        window: Window,
+        areas: npt.NDArray[np.int32],
+        labels: npt.NDArray[Any],
+        geometries: npt.NDArray[Any],
+        numbers: npt.NDArray[Any],
+        at_side: npt.NDArray[np.bool_],
+    ) -> None:
         if window.col == 0:
             self._above, self._bottom, self._left = self._bottom, np.full_like(self._bottom, -1), None
-        areas = _connected(labels)
-        self._geometries.append(_outlines(areas, simplify, window))
-        _, first = np.unique(areas, return_index=True)
-        flat = areas.ravel()
-        counts, sums = np.bincount(flat), np.bincount(flat, weights=confidence.ravel())
-        self._values.append(np.stack([labels.ravel()[first], counts, sums]))
-        numbers = areas.astype(np.int64) + self._count
+        self._rows |= {window.row, window.row + window.height}
+        self._cols |= {window.col, window.col + window.width}
+        self._geometries.append(geometries[at_side])
+        self._numbers.append(numbers[:, at_side])
+        number = np.cumsum(at_side) - 1 + self._count
         cols = slice(window.col, window.col + window.width)
-        self._join(self._above[0, cols], self._above[1, cols], numbers[0], labels[0])
+        self._join(self._above[0, cols], self._above[1, cols], number[areas[0]], labels[0])
         if self._left is not None:
-            self._join(*self._left, numbers[:, 0], labels[:, 0])
-        self._left = numbers[:, -1], labels[:, -1].astype(np.int64)
-        self._bottom[:, cols] = numbers[-1], labels[-1]
-        self._count += len(first)
+            self._join(*self._left, number[areas[:, 0]], labels[:, 0])
+        self._left = number[areas[:, -1]], labels[:, -1].astype(np.int64)
+        self._bottom[:, cols] = number[areas[-1]], labels[-1]
+        self._count += int(at_side.sum())
 
     def _join(self, areas: Any, labels: Any, others: Any, other_labels: Any) -> None:
         same = labels == other_labels
         if same.any():
             self._same.append(np.unique(np.stack([areas[same], others[same]]), axis=1))
 
-    def joined(self, info: RasterInfo, nodata: int, simplify: float) -> Coverage:
+    def joined(self, *, clean: bool) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Polygons, and class, pixels and sum of confidence of each."""
         first, second = np.concatenate([np.zeros((2, 0), np.int64), *self._same], axis=1)
         links = scipy.sparse.coo_array((np.ones(len(first), np.int8), (first, second)), shape=(self._count,) * 2)
         _, groups = scipy.sparse.csgraph.connected_components(links, directed=False)
         order = np.argsort(groups, kind="stable")
         starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
         geometries = np.concatenate(self._geometries)[order]
-        classes, pixels, sums = np.concatenate(self._values, axis=1)[:, order]
-        pixels, sums = np.add.reduceat(pixels, starts), np.add.reduceat(sums, starts)
+        self._geometries.clear()
+        classes, pixels, sums = np.concatenate(self._numbers, axis=1)[:, order]
+        numbers = np.stack([classes[starts], np.add.reduceat(pixels, starts), np.add.reduceat(sums, starts)])
         whole = np.array(
             [group[0] if len(group) == 1 else shapely.union_all(group) for group in np.split(geometries, starts[1:])],
             dtype=object,
         )
-        if simplify > 0 and len(whole) > 0:
-            # What is left are the points along the outlines of the pieces that lie on a straight line.
-            whole = shapely.coverage_simplify(whole, 1e-6)
-        classes = classes[starts]
-        kept = classes != nodata
-        return Coverage(
-            _placed(whole[kept], info),
-            classes[kept].astype(np.int64),
-            pixels[kept].astype(np.int64),
-            (sums / pixels)[kept],
-        )
+        return (_without_points_on(whole, self._rows, self._cols) if clean else whole), numbers
+
+
+def _without_points_on(polygons: npt.NDArray[Any], rows: set[int], cols: set[int]) -> npt.NDArray[Any]:
+    """Polygons without the points along the sides of pieces at which none of them turns."""
+    rings, owner = shapely.get_rings(polygons, return_index=True)
+    points, ring = shapely.get_coordinates(rings, return_index=True)
+    before, after = np.roll(points, 1, axis=0), np.roll(points, -1, axis=0)
+    straight = np.zeros(len(points), dtype=np.bool_)
+    for axis, lines in ((0, cols), (1, rows)):
+        along = (before[:, axis] == points[:, axis]) & (points[:, axis] == after[:, axis])
+        straight |= along & np.isin(points[:, axis], list(lines))
+    ends = np.diff(ring, prepend=-1, append=-1) != 0
+    straight &= ~(ends[:-1] | ends[1:])  # rings begin and end somewhere
+    # A point where any of its polygons turns stays in all of them.
+    _, place = np.unique(points, axis=0, return_inverse=True)
+    turns = np.zeros(int(place.max(initial=-1)) + 1, dtype=np.bool_)
+    turns[place.ravel()[~straight]] = True
+    kept = turns[place.ravel()]
+    cleaned: npt.NDArray[Any] = shapely.polygons(shapely.linearrings(points[kept], indices=ring[kept]), indices=owner)
+    return cleaned
 
 
 def _connected(labels: npt.NDArray[Any]) -> npt.NDArray[np.int32]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from s5.types import Window
 
 VECTOR_SUFFIXES = frozenset({".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet"})
 
+_AT_ONCE = 20_000  # features read back at once
 _OGR_ERRORS = (DataSourceError, DataLayerError, FeatureError)
 
 
@@ -51,25 +52,56 @@ def write_polygons(
         OSError: it could not be written, such as on a full disk.
     """
     frame = geopandas.GeoDataFrame(dict(attributes), geometry=list(geometries), crs=crs or None)
-    with replacing(path) as temporary, _without_date():
-        if path.suffix == ".parquet":
+    if path.suffix == ".parquet":
+        with replacing(path) as temporary:
             frame.to_parquet(temporary)
-            return
+        return
+    _write_frames(path, [frame], layer)
+
+
+def write_polygon_batches(
+    path: Path, batches: Iterable[tuple[Sequence[Any], Mapping[str, Sequence[Any]]]], crs: str
+) -> int:
+    """`write_polygons` for a GeoPackage of any length: geometries and attributes come batch by batch.
+
+    Args:
+        path: Ends in ``.gpkg``.
+        batches: Polygons and their attributes; the first batch, empty or not, has the columns of all.
+        crs: As for `write_polygons`.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        OSError: it could not be written, such as on a full disk.
+    """
+    frames = (
+        geopandas.GeoDataFrame(dict(attributes), geometry=list(geometries), crs=crs or None)
+        for geometries, attributes in batches
+    )
+    return _write_frames(path, frames, None, geometry_type="Polygon")
+
+
+def _write_frames(path: Path, frames: Iterable[Any], layer: str | None, geometry_type: str | None = None) -> int:
+    count = 0
+    with replacing(path) as temporary, _without_date():
         # GDAL opens an existing GeoPackage instead of making it, and refuses the empty file that holds the place.
         temporary.unlink()
         try:
-            with _without_crs_warning():
-                pyogrio.write_dataframe(frame, temporary, layer=layer or path.stem, geometry_type=_common_type(frame))
-            whole = _is_whole(temporary, len(frame))
+            for number, frame in enumerate(frames):
+                if number and frame.empty:
+                    continue
+                with _without_crs_warning():
+                    pyogrio.write_dataframe(
+                        frame, temporary, layer=layer or path.stem, geometry_type=geometry_type, append=number > 0
+                    )
+                count += len(frame)
+            whole = _is_whole(temporary, count)
         except _OGR_ERRORS as error:
             raise OSError(f"{path}: could not be written ({error}); is the disk full?") from error
         if not whole:
             raise OSError(f"{path}: could not be written to the end; is the disk full?")
-
-
-def _common_type(frame: Any) -> str | None:
-    # A layer without features has no geometry to tell its type by.
-    return "Polygon" if frame.empty else None
+    return count
 
 
 @contextmanager
@@ -82,7 +114,13 @@ def _without_crs_warning() -> Iterator[None]:
 def _is_whole(path: Path, number: int) -> bool:
     """Read back what was written: OGR is silent where the disk is full when it closes a file."""
     indexed = path.suffix != ".gpkg" or pyogrio.read_info(path)["capabilities"]["fast_spatial_filter"]
-    return bool(indexed) and len(pyogrio.read_dataframe(path)) == number
+    found = 0
+    while indexed and found < number:
+        part = len(pyogrio.read_dataframe(path, skip_features=found, max_features=_AT_ONCE))
+        found += part
+        if not part:
+            break
+    return bool(indexed) and found == number
 
 
 def rasterize(

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -334,7 +334,7 @@ class _Products:
         from s5.geo.areas import polygon_areas
         from s5.geo.coverage import class_polygons, merge_small
         from s5.geo.qgis import polygon_style
-        from s5.geo.vector import write_polygons
+        from s5.geo.vector import write_polygon_batches
 
         source = self.working / "classes.tif"
         smallest = _pixels_of(self.config.min_area, areas)
@@ -342,17 +342,25 @@ class _Products:
             merged = self.working / "merged.tif"
             merge_small(source, merged, pixels=smallest, nodata=NODATA)
             source = merged
-        found = class_polygons(source, self.working / "confidence.vrt", nodata=NODATA, simplify=self.config.simplify)
-        shapes = list(found.geometries)
         has_area = bool(areas["area_m2"].notna().all())
-        measured = polygon_areas(shapes, self.info.crs if has_area else "")
-        attributes: Mapping[str, Any] = {
-            "class": [self.model.classes[index] for index in found.classes],
-            "value": found.classes,
-            "area_m2" if has_area else "area_pixels": measured,
-            "confidence": found.confidence / STEPS,
-        }
-        write_polygons(self.working / "polygons.gpkg", shapes, attributes, self.info.crs)
+
+        def batches() -> Iterator[tuple[list[Any], dict[str, Any]]]:
+            confidence = self.working / "confidence.vrt"
+            for found in class_polygons(source, confidence, nodata=NODATA, simplify=self.config.simplify):
+                shapes = list(found.geometries)
+                yield (
+                    shapes,
+                    {
+                        "class": [self.model.classes[index] for index in found.classes],
+                        "value": found.classes,
+                        "area_m2" if has_area else "area_pixels": polygon_areas(
+                            shapes, self.info.crs if has_area else ""
+                        ),
+                        "confidence": found.confidence / STEPS,
+                    },
+                )
+
+        write_polygon_batches(self.working / "polygons.gpkg", batches(), self.info.crs)
         self._text("polygons.qml", polygon_style(self.model.classes, self.model.colors))
         return ["polygons.gpkg", "polygons.qml"]
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from rasterio.transform import Affine
 
-from s5.geo.coverage import class_polygons, merge_small
+from s5.geo.coverage import Coverage, class_polygons, merge_small
 from s5.geo.raster import read_window, write_geotiff
 
 GRID = (0.5, 0.1, 500_000.0, 0.2, -0.5, 5_000_000.0)
@@ -28,6 +30,12 @@ def write(folder: Path, labels: np.ndarray, grid: tuple[float, ...] | None = GRI
     return folder / "classes.tif", folder / "confidence.tif"
 
 
+def polygons(files: tuple[Path, Path], **options: Any) -> Coverage:
+    """All batches as one."""
+    batches = list(class_polygons(*files, **options))
+    return Coverage(*(np.concatenate([getattr(batch, f.name) for batch in batches]) for f in fields(Coverage)))
+
+
 def smooth(height: int, width: int) -> np.ndarray:
     rng = np.random.default_rng(5)
     noise = [scipy.ndimage.gaussian_filter(rng.normal(size=(height, width)), 3) for _ in range(3)]
@@ -39,7 +47,7 @@ def smooth(height: int, width: int) -> np.ndarray:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(labels=LABELS, piece=st.integers(1, 15))
 def test_polygons_are_the_connected_areas(tmp_path: Path, labels: np.ndarray, piece: int) -> None:
-    found = class_polygons(*write(tmp_path, labels), piece=piece)
+    found = polygons(write(tmp_path, labels), piece=piece)
     number = sum(scipy.ndimage.label(labels == value)[1] for value in (0, 1, 2))
     assert len(found.geometries) == number
     assert bool(shapely.is_valid(found.geometries).all())
@@ -57,12 +65,13 @@ def test_polygons_are_the_connected_areas(tmp_path: Path, labels: np.ndarray, pi
 @pytest.mark.parametrize("piece", [40, 1000])
 def test_simplified_neighbours_still_fit(tmp_path: Path, piece: int) -> None:
     labels = smooth(90, 130)
-    raw = class_polygons(*write(tmp_path, labels), piece=piece)
-    found = class_polygons(*write(tmp_path, labels), piece=piece, simplify=1.5)
+    raw = polygons(write(tmp_path, labels), piece=piece)
+    found = polygons(write(tmp_path, labels), piece=piece, simplify=1.5)
     assert bool(shapely.coverage_is_valid(found.geometries))
     assert bool(shapely.is_valid(found.geometries).all())
     assert shapely.get_num_coordinates(found.geometries).sum() < 0.7 * shapely.get_num_coordinates(raw.geometries).sum()
     np.testing.assert_array_equal(found.classes, raw.classes)
+    np.testing.assert_array_equal(found.pixels, raw.pixels)
     # no gap and no overlap: the areas add up to that of their union, which nodata and the rim alone bound
     whole = shapely.union_all(found.geometries)
     assert shapely.area(found.geometries).sum() == pytest.approx(whole.area)
@@ -72,7 +81,7 @@ def test_simplified_neighbours_still_fit(tmp_path: Path, piece: int) -> None:
 
 def test_pieces_change_nothing_but_where_they_meet(tmp_path: Path) -> None:
     files = write(tmp_path, smooth(90, 130), grid=None)  # in pixels nothing is rounded
-    one, many = class_polygons(*files, piece=1000), class_polygons(*files, piece=31)
+    one, many = polygons(files, piece=1000), polygons(files, piece=31)
     assert len(one.geometries) == len(many.geometries)
     pairs = [(a, b) for a in one.geometries for b in many.geometries if a.equals(b)]
     assert len(pairs) == len(one.geometries)
