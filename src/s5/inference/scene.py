@@ -80,7 +80,7 @@ class ScenePictures:
         notes: What the reader should know.
     """
 
-    image: Path
+    image: str | Path
     classes: Path
     model: SceneModel
     info: RasterInfo
@@ -142,7 +142,7 @@ def map_scene(
     """
     from s5.geo.raster import describe
 
-    info = describe(Path(image))
+    info = describe(image)
     _check_bands(image, info, len(model.statistics.bands))
     zoom, notes = _zoom(image, info, config), _notes(image, info)
     key = _key(image, model, config, compute, zones)
@@ -272,7 +272,7 @@ class _Products:
         self, image: str | Path, info: RasterInfo, working: Path, model: SceneModel, config: SceneConfig,
         zones: Path | None, draw: Callable[[ScenePictures, Path], Sequence[str]] | None,
     ) -> None:  # fmt: skip
-        self.image, self.info, self.working, self.model, self.config = Path(image), info, working, model, config
+        self.image, self.info, self.working, self.model, self.config = image, info, working, model, config
         self.zones, self.draw = zones, draw
 
     def write(self, strips: Sequence[Strip], notes: Sequence[str]) -> _Made:

@@ -23,7 +23,7 @@ class SceneWindows:
     """
 
     def __init__(self, image: str | Path, windows: Sequence[Window], *, bands: int) -> None:
-        self.image, self.bands = Path(image), bands
+        self.image, self.bands = image, bands  # no Path of it: that would spoil /vsicurl/https://...
         self._windows = list(windows)
         self._damaged: set[Window] = set()
         self._lock = threading.Lock()

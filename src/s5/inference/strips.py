@@ -158,7 +158,7 @@ def _windows(
     """Number, scores and valid pixels of each window of a part."""
     batches = _batches(part.source, predict, config, compute)
     total = -(-len(part.source) // config.batch_size)
-    for batch, (kept, scores, valid) in progress(batches, part.source.image.stem, total=total):
+    for batch, (kept, scores, valid) in progress(batches, Path(part.source.image).stem, total=total):
         place = 0
         for index, is_kept in zip(batch.indices, kept, strict=True):
             number = part.begin + index

@@ -43,7 +43,7 @@ def draw_scene(pictures: ScenePictures, folder: Path) -> list[str]:
     labels = _labels(pictures.classes, _LONGEST_MAP)
     _quicklook(pictures, scene).save(folder / "quicklook.png", optimize=True)
     info = pictures.info
-    title = pictures.image.stem
+    title = Path(pictures.image).stem
     data = {
         "width": info.width,
         "height": info.height,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -204,6 +205,19 @@ def test_a_full_disk_leaves_nothing_under_a_final_name(
     with pytest.raises(OSError, match="is the disk full"):
         map_scene(image, tmp_path / "out", scene_model, SMALL, CPU)
     assert [path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")] == []
+
+
+def test_a_path_of_gdal_is_left_as_it_is(
+    write_scene: Callable[..., Path], scene_model: SceneModel, tmp_path: Path
+) -> None:
+    image = write_scene(40, 50, **UTM)
+    with zipfile.ZipFile(tmp_path / "scenes.zip", "w") as packed:
+        packed.write(image, "in/scene.tif")
+    direct = map_scene(image, tmp_path / "a", scene_model, replace(SMALL, polygons=False), CPU)
+    inside = f"/vsizip/{tmp_path}//scenes.zip/in/scene.tif"
+    found = map_scene(inside, tmp_path / "b", scene_model, replace(SMALL, polygons=False), CPU)
+    assert found.image == inside
+    assert (found.folder / "classes.tif").read_bytes() == (direct.folder / "classes.tif").read_bytes()
 
 
 def test_another_number_of_bands_is_refused(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from glob import glob
 from pathlib import Path
 
 from s5_kedro.project import find_card, find_file, project_root
+
+_log = logging.getLogger(__name__)
 
 # A scene that nobody asked for is mapped only where that takes little time.
 _MOST_PIXELS = 2048 * 2048
@@ -83,4 +86,5 @@ def _one_of_dataset(dataset: str) -> dict[str, str]:
                 info.bands + info.has_alpha,
             ):
                 return {entry.image.stem: str(entry.image)}
+    _log.warning("scene: no image of the dataset has at most 2048 x 2048 pixels; give scenes to map with scene.images")
     return {}
