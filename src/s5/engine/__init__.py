@@ -1,7 +1,7 @@
 """The loop, checkpoints, precision and optimisers; it knows no algorithm."""
 
 from s5.engine.checkpoint import Checkpoints
-from s5.engine.compute import Compute, ComputeConfig, resolve_compute
+from s5.engine.compute import Compute, ComputeConfig, release_freed_memory, resolve_compute
 from s5.engine.config import TrainingConfig
 from s5.engine.ema import EMA
 from s5.engine.evaluation import evaluate_model, predict_batches
@@ -32,6 +32,7 @@ __all__ = [
     "fit",
     "map_tiles",
     "predict_batches",
+    "release_freed_memory",
     "resolve_compute",
     "run_key",
     "set_learning_rate",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from s5.engine import Compute
+from s5.engine import Compute, release_freed_memory
 from s5.files import write_json
 from s5.inference.blending import BlendGrid
 from s5.inference.config import SceneConfig
@@ -161,6 +161,7 @@ def map_scene(
         image, working, grid, predict, bands=len(model.statistics.bands), classes=len(model.classes), config=config,
         compute=compute,
     )  # fmt: skip
+    release_freed_memory()  # what forward passes took is not wanted again
     made = _Products(image, info, working, model, config, zones, draw).write(
         strips, [*notes, *_of_damage(image, damaged)]
     )
