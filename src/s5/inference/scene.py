@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 RECORD = "map.json"
+_MOST_ZOOM = 8  # a window of a finer scene is as many times larger, and memory with it
 _PRODUCTS = (
     "classes.tif", "classes.qml", "probabilities.tif", "entropy.tif", "polygons.gpkg", "polygons.qml", "areas.csv",
     "zone_areas.csv", "quicklook.png", "index.html",
@@ -191,7 +192,13 @@ def _zoom(image: str | Path, info: RasterInfo, config: SceneConfig) -> float:
             f"{image}: has no CRS, so its ground sampling distance is not known; leave scene.gsd at null, or give the "
             "scene a CRS"
         )
-    return math.sqrt(float(area[0])) / config.gsd
+    own = math.sqrt(float(area[0]))
+    if not 1 / _MOST_ZOOM <= own / config.gsd <= _MOST_ZOOM:
+        raise ValueError(
+            f"{image}: has {own:.3g} m a pixel, scene.gsd is {config.gsd:g} m; at most a factor of {_MOST_ZOOM} is "
+            "resampled, so bring the scene nearer to the model's ground sampling distance first"
+        )
+    return own / config.gsd
 
 
 def _notes(image: str | Path, info: RasterInfo) -> list[str]:

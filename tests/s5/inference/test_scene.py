@@ -275,4 +275,6 @@ def test_a_finer_scene_is_resampled_for_the_network(
         read_window(map_scene(path, tmp_path / path.stem, scene_model, config, CPU).folder / "classes.tif")[0][0]
         for path in (coarse, tmp_path / "fine.tif")
     ]
+    with pytest.raises(ValueError, match=r"coarse\.tif: has 0\.5 m a pixel, scene\.gsd is 10 m"):
+        map_scene(coarse, tmp_path / "x", scene_model, replace(config, gsd=10.0), CPU)
     assert (np.kron(maps[0], np.ones((2, 2))) == maps[1]).mean() > 0.9
