@@ -74,6 +74,7 @@ def test_a_folder_of_scenes_is_mapped_with_a_finished_model(project: Path, kedro
     for scene, shape in zip(maps["scenes"], [(90, 130), (300, 70)], strict=True):
         assert scene["folder"] == f"data/07_model_output/scene/{scene['name']}"
         assert all((project / file).is_file() for file in scene["files"].values())
+        assert Path(scene["files"]["polygons"]).name == "polygons.gpkg"
         with rasterio.open(project / scene["files"]["classes"]) as classes:
             assert classes.shape == shape
             assert classes.crs == "EPSG:32632"

@@ -68,11 +68,8 @@ def class_polygons(
         labels, values = read_window(classes, window)[0][0], read_window(confidence, window)[0][0]
         areas = _connected(labels)
         outlines = _outlines(areas, simplify, window)
-        _, first = np.unique(areas, return_index=True)
-        flat = areas.ravel()
-        counts, sums = np.bincount(flat), np.bincount(flat, weights=values.ravel())
-        numbers = np.stack([labels.ravel()[first], counts, sums])
-        at_side = np.zeros(len(first), dtype=np.bool_)
+        numbers = _numbers(areas, labels, values, len(outlines))
+        at_side = np.zeros(len(outlines), dtype=np.bool_)
         for side in (areas[0], areas[-1], areas[:, 0], areas[:, -1]):
             at_side[side] = True
         open_areas.add(window, areas, labels, outlines, numbers, at_side)
@@ -156,18 +153,22 @@ def _without_points_on(polygons: npt.NDArray[Any], rows: set[int], cols: set[int
     """Polygons without the points along the sides of pieces at which none of them turns."""
     rings, owner = shapely.get_rings(polygons, return_index=True)
     points, ring = shapely.get_coordinates(rings, return_index=True)
-    before, after = np.roll(points, 1, axis=0), np.roll(points, -1, axis=0)
-    straight = np.zeros(len(points), dtype=np.bool_)
-    for axis, lines in ((0, cols), (1, rows)):
-        along = (before[:, axis] == points[:, axis]) & (points[:, axis] == after[:, axis])
-        straight |= along & np.isin(points[:, axis], list(lines))
+    at_line = np.isin(points[:, 0], list(cols)) | np.isin(points[:, 1], list(rows))
     ends = np.diff(ring, prepend=-1, append=-1) != 0
-    straight &= ~(ends[:-1] | ends[1:])  # rings begin and end somewhere
+    inner = ~(ends[:-1] | ends[1:])  # rings begin and end somewhere
+    chosen = np.flatnonzero(at_line)
+    middle = chosen[inner[chosen]]
+    before, here, after = points[middle - 1], points[middle], points[middle + 1]
+    along = (before == here) & (here == after)
+    straight = along[:, 0] & np.isin(here[:, 0], list(cols)) | along[:, 1] & np.isin(here[:, 1], list(rows))
     # A point where any of its polygons turns stays in all of them.
-    _, place = np.unique(points, axis=0, return_inverse=True)
+    turning = np.ones(len(points), dtype=np.bool_)
+    turning[middle[straight]] = False
+    _, place = np.unique(points[chosen, 0] * 2.0**26 + points[chosen, 1], return_inverse=True)  # whole numbers
     turns = np.zeros(int(place.max(initial=-1)) + 1, dtype=np.bool_)
-    turns[place.ravel()[~straight]] = True
-    kept = turns[place.ravel()]
+    turns[place[turning[chosen]]] = True
+    kept = np.ones(len(points), dtype=np.bool_)
+    kept[chosen] = turns[place]
     cleaned: npt.NDArray[Any] = shapely.polygons(shapely.linearrings(points[kept], indices=ring[kept]), indices=owner)
     return cleaned
 
@@ -182,6 +183,19 @@ def _connected(labels: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
         areas[inside] = found[inside] - 1 + count
         count += number
     return areas
+
+
+def _numbers(
+    areas: npt.NDArray[np.int32], labels: npt.NDArray[Any], values: npt.NDArray[Any], count: int
+) -> npt.NDArray[np.float64]:
+    """Class, pixels and sum of confidence of each area, [3, N]; some rows at once, so that it takes little memory."""
+    numbers = np.zeros((3, count))
+    for start in range(0, len(areas), 128):
+        flat, rows = areas[start : start + 128].ravel(), slice(start, start + 128)
+        numbers[0, flat] = labels[rows].ravel()
+        numbers[1] += np.bincount(flat, minlength=count)
+        numbers[2] += np.bincount(flat, weights=values[rows].ravel(), minlength=count)
+    return numbers
 
 
 def _outlines(areas: npt.NDArray[np.int32], simplify: float, window: Window) -> npt.NDArray[Any]:

@@ -367,6 +367,7 @@ class _Products:
                         "confidence": found.confidence / STEPS,
                     },
                 )
+                release_freed_memory()
 
         write_polygon_batches(self.working / "polygons.gpkg", batches(), self.info.crs)
         self._text("polygons.qml", polygon_style(self.model.classes, self.model.colors))

@@ -48,7 +48,7 @@ def map_one(name: str, image: str, model: Any, parameters: Any, compute: dict[st
         return {"image": image, "error": str(error)}
     damaged = [asdict(block) for block in found.damaged]
     folder = (_FOLDER / name).as_posix()
-    files = {Path(file).stem if file != "classes.qml" else file: f"{folder}/{file}" for file in found.files}
+    files = {file if file.endswith(".qml") else Path(file).stem: f"{folder}/{file}" for file in found.files}
     return {"name": name, "image": image, "folder": folder, "files": files, "areas": found.areas,
             "damaged": damaged, "notes": list(found.notes)}  # fmt: skip
 
