@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from itertools import pairwise
 from pathlib import Path
 
@@ -76,3 +77,31 @@ def test_strips_become_one_file(tmp_path: Path) -> None:
         write_cog(tmp_path / "out.tif", tmp_path / "mosaic.vrt", overviews="nearest")
     assert not list(tmp_path.glob(".*"))
     np.testing.assert_array_equal(read_window(tmp_path / "out.tif")[0][0], whole[1])  # the old one
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.95, 0.999])
+def test_on_a_full_disk_no_cog_is_left(tmp_path: Path, share: float) -> None:
+    noise = np.random.default_rng(0).integers(0, 5, (700, 600)).astype(np.uint8)
+    write_geotiff(tmp_path / "strip.tif", noise)
+    write_mosaic(
+        tmp_path / "a.vrt", RasterInfo(700, 600, 1, "uint8"), [Strip(tmp_path / "strip.tif", 0, 700)], Layer((1,))
+    )
+    write_cog(tmp_path / "whole.tif", tmp_path / "a.vrt", overviews="mode")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * (tmp_path / "whole.tif").stat().st_size), hard))
+    try:
+        with pytest.raises(OSError, match=r"out\.tif: could not be written.*is the disk full"):
+            write_cog(tmp_path / "out.tif", tmp_path / "a.vrt", overviews="mode")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name for path in tmp_path.iterdir()} == {"strip.tif", "a.vrt", "whole.tif"}
+
+
+def test_rio_cogeo_finds_nothing_wrong(tmp_path: Path) -> None:
+    cogeo = pytest.importorskip("rio_cogeo")
+    write_geotiff(tmp_path / "strip.tif", np.zeros((1100, 600), np.uint8))
+    info = RasterInfo(1100, 600, 1, "uint8", "EPSG:32632", GRIDS["utm"][1], 255)
+    write_mosaic(tmp_path / "a.vrt", info, [Strip(tmp_path / "strip.tif", 0, 1100)], Layer((1,)))
+    write_cog(tmp_path / "out.tif", tmp_path / "a.vrt", overviews="mode")
+    is_valid, errors, warnings = cogeo.cog_validate(tmp_path / "out.tif", strict=True)
+    assert (is_valid, errors, warnings) == (True, [], [])
