@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import nn
 
 from s5.engine import Compute, release_freed_memory
@@ -352,6 +353,8 @@ class _Products:
             source = merged
         has_area = bool(areas["area_m2"].notna().all())
 
+        names = np.array(self.model.classes, dtype=object)
+
         def batches() -> Iterator[tuple[list[Any], dict[str, Any]]]:
             confidence = self.working / "confidence.vrt"
             for found in class_polygons(source, confidence, nodata=NODATA, simplify=self.config.simplify):
@@ -359,7 +362,8 @@ class _Products:
                 yield (
                     shapes,
                     {
-                        "class": [self.model.classes[index] for index in found.classes],
+                        # an array of text also where it is empty: the first batch tells the column's type
+                        "class": names[found.classes],
                         "value": found.classes,
                         "area_m2" if has_area else "area_pixels": polygon_areas(
                             shapes, self.info.crs if has_area else ""

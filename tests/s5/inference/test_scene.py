@@ -20,7 +20,7 @@ from torch import nn
 
 from s5.data.transforms import Normalizer
 from s5.engine import Compute
-from s5.geo.raster import describe, read_window
+from s5.geo.raster import describe, read_window, write_geotiff
 from s5.inference import BlendGrid, Predictor, SceneConfig, SceneModel, map_scene, map_strips
 from s5.inference import strips as strips_module
 from s5.types import Window
@@ -114,6 +114,19 @@ def test_polygons_burnt_again_are_the_map(
     expected, valid = single_pass(image, scene_model)
     pixels = polygons.area / abs(0.5 * -0.5 - 0.1 * 0.2)
     assert np.average(polygons["confidence"], weights=pixels) == pytest.approx(expected.max(0)[valid].mean(), abs=1e-3)
+
+
+@pytest.mark.parametrize("has_data", [True, False])
+def test_one_class_alone_and_nodata_alone(scene_model: SceneModel, tmp_path: Path, has_data: bool) -> None:
+    write_geotiff(tmp_path / "scene.tif", np.full((3, 30, 40), 100 * has_data, np.uint8), nodata=0, **UTM)
+    network = nn.Conv2d(3, 4, 1)
+    network.weight.data[:], network.bias.data[:] = 0, torch.tensor([0.0, 0, 9, 0])
+    found = map_scene(tmp_path / "scene.tif", tmp_path / "out", replace(scene_model, network=network), SMALL, CPU)
+    polygons = geopandas.read_file(found.folder / "polygons.gpkg")
+    assert list(polygons["class"]) == ["water"] * has_data
+    assert list(polygons["value"]) == [2] * has_data
+    assert (read_window(found.folder / "classes.tif")[0] == (2 if has_data else 255)).all()
+    assert found.areas[-2]["pixels"] == 1200 * (not has_data)
 
 
 def test_a_scene_without_crs_is_in_pixels_and_says_so(
@@ -267,8 +280,6 @@ def test_a_finer_scene_is_resampled_for_the_network(
     """A scene of twice the pixels and half the ground sampling distance gives nearly the coarse map, doubled."""
     coarse = write_scene(96, 128, "coarse", hole=False, **UTM)
     pixels = np.kron(read_window(coarse)[0], np.ones((1, 2, 2), np.uint8))
-    from s5.geo.raster import write_geotiff
-
     write_geotiff(tmp_path / "fine.tif", pixels, crs="EPSG:32632", transform=(0.25, 0, 500_000, 0, -0.25, 5_000_000))
     config = replace(SMALL, polygons=False, gsd=0.5)
     maps = [
