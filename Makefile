@@ -33,6 +33,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/s4p_step.py
 	$(BIN)/python benchmarks/networks.py
+	$(BIN)/python benchmarks/scene_inference.py
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from s5.geo.raster import write_geotiff
+from s5_kedro.pipelines.scene_inference.models import model_file
 from s5_kedro.pipelines.scene_inference.nodes import check_scenes
 from s5_kedro.pipelines.scene_inference.scenes import find_scenes
 
@@ -40,6 +41,18 @@ def test_folders_files_and_globs(folder: Path, images: str, names: dict[str, str
 @pytest.mark.parametrize("path", ["/vsicurl/https://x.org/in/scene.tif", "s3://bucket/in/scene.tif"])
 def test_paths_of_gdal(path: str) -> None:
     assert find_scenes(path, "demo") == {"scene": path}
+
+
+def test_files_that_are_no_scenes_or_models(folder: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"scene\.images: deep/\*\.png: there is no such file"):
+        find_scenes("deep/*.png", "demo")
+    (folder / "deep/c.tif").unlink()
+    with pytest.raises(FileNotFoundError, match=r"scene\.images: deep: there is no such|deep: holds no raster"):
+        find_scenes("deep", "demo")
+    with pytest.raises(
+        ValueError, match=r"scene\.model: expected a \.json, \.safetensors or \.pth file, got notes\.txt"
+    ):
+        model_file("notes.txt")
 
 
 def test_two_scenes_of_one_name(folder: Path) -> None:

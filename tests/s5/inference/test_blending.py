@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from s5.inference import BlendGrid, SceneConfig, blend
 from s5.inference.strips import encode
 
 CPU = torch.device("cpu")
+few = settings(max_examples=25)
 
 
 @st.composite
@@ -40,6 +41,7 @@ def gathered(grid: BlendGrid, scene: Tensor, valid: Tensor, *, first: int = 0) -
     return torch.cat([s for s, _ in strips], 1), torch.cat([v for _, v in strips])
 
 
+@few
 @given(grids(), st.randoms(use_true_random=False))
 def test_what_was_cut_comes_back(grid: BlendGrid, random: object) -> None:
     scene = torch.rand(2, grid.height, grid.width)
@@ -49,6 +51,7 @@ def test_what_was_cut_comes_back(grid: BlendGrid, random: object) -> None:
     torch.testing.assert_close(scores[:, valid], scene[:, valid])
 
 
+@few
 @given(grids())
 def test_windows_cover_the_scene_and_overlap_enough(grid: BlendGrid) -> None:
     covered = np.zeros((grid.height, grid.width))
@@ -62,6 +65,7 @@ def test_windows_cover_the_scene_and_overlap_enough(grid: BlendGrid) -> None:
     assert sum(height for _, height in grid.strips) == grid.height
 
 
+@few
 @given(grids())
 def test_pixels_at_inner_sides_do_not_count(grid: BlendGrid) -> None:
     """A window whose `margin` outermost inner pixels are spoilt gives the same as one where they are right."""
@@ -78,6 +82,7 @@ def test_pixels_at_inner_sides_do_not_count(grid: BlendGrid) -> None:
     torch.testing.assert_close(torch.cat(found, 1), scene)
 
 
+@few
 @given(grids(), st.data())
 def test_a_resumed_part_is_the_same_bit_for_bit(grid: BlendGrid, data: st.DataObject) -> None:
     first = data.draw(st.integers(0, len(grid.rows) - 1))
