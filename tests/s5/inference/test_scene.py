@@ -20,6 +20,7 @@ from torch import nn
 
 from s5.data.transforms import Normalizer
 from s5.engine import Compute
+from s5.geo.cog import Layer, Strip, write_mosaic
 from s5.geo.raster import describe, read_window, write_geotiff
 from s5.inference import BlendGrid, Predictor, SceneConfig, SceneModel, map_scene, map_strips
 from s5.inference import strips as strips_module
@@ -230,6 +231,20 @@ def test_a_path_of_gdal_is_left_as_it_is(
     inside = f"/vsizip/{tmp_path}//scenes.zip/in/scene.tif"
     found = map_scene(inside, tmp_path / "b", scene_model, replace(SMALL, polygons=False), CPU)
     assert found.image == inside
+    assert (found.folder / "classes.tif").read_bytes() == (direct.folder / "classes.tif").read_bytes()
+
+
+def test_a_mosaic_of_files_is_one_scene(
+    write_scene: Callable[..., Path], scene_model: SceneModel, tmp_path: Path
+) -> None:
+    image = write_scene(100, 50, hole=False, **UTM)
+    pixels, config = read_window(image)[0], replace(SMALL, polygons=False)
+    parts = [Strip(tmp_path / f"part_{row}.tif", row, height) for row, height in ((0, 37), (37, 63))]
+    for part in parts:
+        write_geotiff(part.path, pixels[:, part.row : part.row + part.height])
+    write_mosaic(tmp_path / "scene.vrt", replace(describe(image), nodata=None), parts, Layer((1, 2, 3)))
+    found = map_scene(tmp_path / "scene.vrt", tmp_path / "a", scene_model, config, CPU)
+    direct = map_scene(image, tmp_path / "b", scene_model, config, CPU)
     assert (found.folder / "classes.tif").read_bytes() == (direct.folder / "classes.tif").read_bytes()
 
 
