@@ -35,6 +35,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/networks.py
 	$(BIN)/python benchmarks/scoring.py --shards
 	$(BIN)/python benchmarks/selection.py
+	$(BIN)/python benchmarks/scene_inference.py
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -11,6 +11,9 @@ from kedro.pipeline import Pipeline
 from s5_kedro.parameters import GROUPS, PLAIN, check_names, config_of
 from s5_kedro.pipelines.evaluation.models import given_model
 from s5_kedro.pipelines.s4p_pretrain.nodes import weights_file
+from s5_kedro.pipelines.scene_inference.models import model_file
+from s5_kedro.pipelines.scene_inference.nodes import zones_file
+from s5_kedro.pipelines.scene_inference.scenes import find_scenes
 from s5_kedro.project import DEMO, find_card
 
 
@@ -90,4 +93,18 @@ def _check_models(config: Any) -> None:
         given_model(name, path)
 
 
-_FURTHER = {"model": _check_network, "compute": _check_compute, "s4p": _check_init, "evaluation": _check_models}
+def _check_scene(config: Any) -> None:
+    if config.images is not None:
+        find_scenes(config.images, DEMO)
+    if config.model is not None:
+        model_file(config.model)
+    zones_file(config.zones)
+
+
+_FURTHER = {
+    "model": _check_network,
+    "compute": _check_compute,
+    "s4p": _check_init,
+    "evaluation": _check_models,
+    "scene": _check_scene,
+}

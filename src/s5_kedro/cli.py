@@ -20,6 +20,8 @@ _FOR_USERS = (
     "MissingConfigException",
 )
 
+_EXIT_CODES = {"Interrupted": 130, "PartialMapError": 3}
+
 
 class _Run(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
@@ -41,7 +43,7 @@ class _Run(click.Command):
                 sys.exit(1)
             click.secho(f"Error: {error}", err=True, fg="red")
             click.secho("(--traceback shows where)", err=True, dim=True)
-            sys.exit(130 if type(error).__name__ == "Interrupted" else 1)
+            sys.exit(_EXIT_CODES.get(type(error).__name__, 1))
 
 
 def _mark_killed() -> None:

@@ -82,7 +82,7 @@ def expected_fingerprint(node: Node, catalog: CatalogProtocol, made: Mapping[str
         made: Fingerprints of artefacts that this run makes or would make; others are read from disk.
     """
     parameters = node_parameters(node, catalog)
-    card = card_fingerprint(catalog.load("params:dataset")) if "params:dataset" in node.inputs else None
+    card = card_fingerprint(catalog.load("params:dataset")) if _reads_card(node, catalog) else None
     inputs: dict[str, dict[str, str | None]] = {}
     lineage: dict[str, Any] = {"parameters": {}, "card": None}
     for name in sorted(read_inputs(node, catalog)):
@@ -113,11 +113,24 @@ def changes_results(key: str) -> bool:
 
 
 def read_inputs(node: Node, catalog: CatalogProtocol) -> set[str]:
-    """The artefacts that a node really reads: `evaluation.models` takes the place of the catalog's models."""
+    """The artefacts that a node really reads: models given by path take the place of the catalog's."""
     names = {name for name in node.inputs if isinstance(_dataset(catalog, name), AtomicDataset)}
-    if "params:evaluation" in node.inputs and (catalog.load("params:evaluation") or {}).get("models"):
+    if _given(node, catalog, "evaluation", "models") or _given(node, catalog, "scene", "model"):
         names = {name for name in names if not name.endswith("_model")}
     return names
+
+
+def _given(node: Node, catalog: CatalogProtocol, group: str, key: str) -> Any:
+    """The value of a parameter that a node takes; None where it does not, or where it is null."""
+    if f"params:{group}" not in node.inputs:
+        return None
+    value = (catalog.load(f"params:{group}") or {}).get(key)
+    return None if value in (None, "null") else value
+
+
+def _reads_card(node: Node, catalog: CatalogProtocol) -> bool:
+    """Whether a node reads the dataset card: not where it is given the scenes by path."""
+    return "params:dataset" in node.inputs and not _given(node, catalog, "scene", "images")
 
 
 def check_present(pipeline: Pipeline, catalog: CatalogProtocol, registered: Mapping[str, Pipeline]) -> None:
@@ -131,12 +144,15 @@ def check_present(pipeline: Pipeline, catalog: CatalogProtocol, registered: Mapp
             continue
         makers = [(len(p.nodes), pipe) for pipe, p in registered.items() if name in p.all_outputs()]
         how = f"make it with kedro run --pipelines={min(makers)[1]}" if makers else "no pipeline makes it"
-        also = (
-            ", or evaluate a finished model with --params=evaluation.models.NAME=POINTER_OR_WEIGHTS"
-            if name.endswith("_model") and any("params:evaluation" in node.inputs for node in pipeline.nodes)
-            else ""
-        )
+        taken = {entry for node in pipeline.nodes for entry in node.inputs} if name.endswith("_model") else set()
+        also = "".join(text for entry, text in _FINISHED.items() if entry in taken)
         raise FileNotFoundError(f"{name}: there is none yet; {how}{also}")
+
+
+_FINISHED = {
+    "params:evaluation": ", or evaluate a finished model with --params=evaluation.models.NAME=POINTER_OR_WEIGHTS",
+    "params:scene": ", or map with a finished model: --params=scene.model=POINTER_OR_WEIGHTS",
+}
 
 
 def _free_inputs(pipeline: Pipeline, catalog: CatalogProtocol) -> set[str]:

@@ -26,6 +26,7 @@ GROUPS = {
     "finetune": "s5.finetuning:SupervisedConfig",
     "ablation": "s5_kedro.pipelines.ablation.config:AblationConfig",
     "evaluation": "s5_kedro.pipelines.evaluation.config:EvaluationConfig",
+    "scene": "s5_kedro.pipelines.scene_inference.config:SceneParameters",
 }
 PLAIN = ("dataset", "seed")
 # Fields that a node fills from `seed` and `compute`: they are no parameters of the group itself.

@@ -20,7 +20,9 @@ _UPSTREAM: dict[str, tuple[str, ...]] = {
     # No training upstream: a finished model is evaluated on any card; a missing one is a clear error.
     "evaluation": ("ingestion",),
     "ablation": ("ingestion",),
-    "report": ("supervised", "finetune", "evaluation"),
+    # No training upstream either; in the whole chain it maps a test image with the model that was just fine-tuned.
+    "scene_inference": (),
+    "report": ("supervised", "finetune", "evaluation", "scene_inference"),
 }
 
 

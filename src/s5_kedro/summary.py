@@ -31,6 +31,7 @@ def summarise(project: Path) -> str:
     scores = json.loads(found.read_text(encoding="utf-8"))
     report = latest(project, "report.html", "08_reporting")
     lines = ["", f"{'report':<17} {_shown(report, project)}"]
+    lines += [f"{'map':<17} {page}" for page in pages(project)]
     for name in _MODELS:
         pointer = latest(project, f"{name}.json", "06_models")
         if pointer is not None:
@@ -38,6 +39,13 @@ def summarise(project: Path) -> str:
             lines.append(f"{name.replace('_', ' '):<17} {weights}")
     lines += ["MLflow            sqlite:///mlflow.db (make mlflow)", "Kedro-Viz         kedro viz run (make viz)", ""]
     return "\n".join([*lines, *table(scores, histories(project)), ""])
+
+
+def pages(project: Path) -> list[str]:
+    """The pages of the scenes that the last run mapped."""
+    found = latest(project, "scene_maps.json", "07_model_output")
+    scenes = [] if found is None else json.loads(found.read_text(encoding="utf-8"))["scenes"]
+    return [scene["files"]["index"] for scene in scenes]
 
 
 def histories(project: Path) -> dict[str, pd.DataFrame]:

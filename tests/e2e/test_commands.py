@@ -209,7 +209,7 @@ def test_kedro_viz_shows_every_pipeline_with_layers_and_previews(finished: Path,
         save_api_responses_to_fs(str(tmp_path), fsspec.filesystem("file"), True)
     main = json.loads((tmp_path / "api/main").read_text())
     assert {pipeline["id"] for pipeline in main["pipelines"]} >= {"s4p_pretrain", "evaluation", "__default__"}
-    layers = ["intermediate", "primary", "feature", "model_input", "models", "reporting"]
+    layers = ["intermediate", "primary", "feature", "model_input", "models", "model_output", "reporting"]
     whole = json.loads((tmp_path / "api/pipelines/__default__").read_text())
     assert whole["layers"] == layers
     for pipeline in main["pipelines"]:

@@ -24,7 +24,10 @@ def test_the_newest_run_is_summarised(tmp_path: Path) -> None:
     write(tmp_path, "08_reporting", "evaluation.json", "v2", json.dumps(SCORES))
     write(tmp_path, "08_reporting", "report.html", "v2", "")
     write(tmp_path, "06_models", "s4p_model.json", "v2", json.dumps({"path": "data/06_models/s4p/model.safetensors"}))
+    maps = {"scenes": [{"files": {"index": "data/07_model_output/scene/x/index.html"}}]}
+    write(tmp_path, "07_model_output", "scene_maps.json", "v2", json.dumps(maps))
     text = summarise(tmp_path)
+    assert "map               data/07_model_output/scene/x/index.html" in text
     for part in ("report.html/v2/report.html", "data/06_models/s4p/model.safetensors", "mlflow.db", "kedro viz"):
         assert part in text
     assert "supervised    60.00" in text

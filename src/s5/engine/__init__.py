@@ -2,7 +2,7 @@
 
 from s5.engine.batches import BatchPlaces
 from s5.engine.checkpoint import Checkpoints
-from s5.engine.compute import Compute, ComputeConfig, resolve_compute
+from s5.engine.compute import Compute, ComputeConfig, release_freed_memory, resolve_compute
 from s5.engine.config import TrainingConfig
 from s5.engine.ema import EMA
 from s5.engine.evaluation import evaluate_model, predict_batches
@@ -39,6 +39,7 @@ __all__ = [
     "launchable",
     "map_tiles",
     "predict_batches",
+    "release_freed_memory",
     "resolve_compute",
     "run_key",
     "set_learning_rate",

@@ -144,6 +144,13 @@ def resolve_compute(config: ComputeConfig) -> Compute:
     return Compute(device, precision, group, config.accumulate, config.sharding, config.compile)
 
 
+def release_freed_memory() -> None:
+    """Give back to the system what this process freed and keeps for its next step (see `resolve_compute`)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:
+        trim(0)
+
+
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether the hardware reports fast bf16: AMX on a CPU, compute capability 8 or more on a GPU."""
     if device.type == "cuda":

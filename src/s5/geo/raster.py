@@ -67,7 +67,7 @@ class RasterInfo:
         return bool(self.crs) and self.transform != IDENTITY
 
 
-def describe(path: Path) -> RasterInfo:
+def describe(path: Path | str) -> RasterInfo:
     """Size, bands, data type, CRS and grid of a raster, without reading pixels.
 
     Raises:
@@ -78,7 +78,7 @@ def describe(path: Path) -> RasterInfo:
 
 
 def read_window(
-    path: Path, window: Window | None = None, *, size: int | None = None, bands: int | None = None
+    path: Path | str, window: Window | None = None, *, size: int | None = None, bands: int | None = None
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """Read a window of a raster and which of its pixels hold data.
 
@@ -104,7 +104,7 @@ def read_window(
 
 
 def read_windows(
-    path: Path, windows: Iterable[Window], *, bands: int | None = None
+    path: Path | str, windows: Iterable[Window], *, bands: int | None = None
 ) -> Iterator[tuple[Window, npt.NDArray[Any], npt.NDArray[np.bool_]]]:
     """`read_window` for many windows of one raster, opening it once."""
     with _open(path) as source:
@@ -114,7 +114,60 @@ def read_windows(
             yield window, image, valid
 
 
-def read_colormap(path: Path) -> dict[int, tuple[int, int, int]]:
+def read_salvaged(
+    path: Path | str, window: Window, *, bands: int | None = None
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_], list[Window]]:
+    """`read_window` of a damaged raster: the blocks that cannot be read hold no data, and are named.
+
+    Returns:
+        As `read_window`, and the damaged blocks that the window touches, each whole.
+
+    Raises:
+        UnreadableRasterError: the raster cannot even be opened.
+    """
+    with _open(path) as source:
+        count = source.count if bands == source.count else _describe(source).bands
+        image = np.zeros((count, window.height, window.width), dtype=source.dtypes[0])
+        blocks = list(_blocks(source, window))
+    valid = np.zeros(image.shape[1:], dtype=np.bool_)
+    damaged = []
+    for block in blocks:
+        part = _common(block, window)
+        rows = slice(part.row - window.row, part.row - window.row + part.height)
+        cols = slice(part.col - window.col, part.col - window.col + part.width)
+        try:
+            # opened for each block: what is asked of a raster after an error may raise that error again
+            pixels, holds_data = read_window(path, part, bands=bands)
+        except UnreadableRasterError:
+            damaged.append(block)
+            continue
+        image[:, rows, cols], valid[rows, cols] = pixels, holds_data
+    return image, valid, damaged
+
+
+def read_shrunk(path: Path | str, longest: int, *, bands: Sequence[int] | None = None) -> npt.NDArray[Any]:
+    """A whole raster with its longest side shrunk to at most `longest` pixels, nearest neighbour; from its overviews.
+
+    Args:
+        path: Anything rasterio opens.
+        longest: In pixels.
+        bands: Which, from 1; all by default.
+
+    Returns:
+        [C, h, w] in the raster's dtype; blocks that cannot be read are 0.
+    """
+    with _open(path) as source:
+        shrink = max(source.height, source.width) / longest
+        shape = tuple(max(1, round(side / max(shrink, 1.0))) for side in (source.height, source.width))
+        wanted = list(bands) if bands is not None else list(range(1, source.count + 1))
+        try:
+            pixels: npt.NDArray[Any] = source.read(wanted, out_shape=(len(wanted), *shape))
+        except RasterioError:
+            return np.zeros((len(wanted), *shape), dtype=source.dtypes[0])
+        return pixels
+
+
+def read_colormap(path: Path | str) -> dict[int, tuple[int, int, int]]:
     """RGB of each value of a paletted raster; empty where it has no colour table."""
     with _open(path) as source:
         if ColorInterp.palette not in source.colorinterp:
@@ -256,7 +309,7 @@ def _describe(source: Any) -> RasterInfo:
 
 
 def _read(
-    source: Any, path: Path, window: Window | None, size: int | None, expected: int | None
+    source: Any, path: Path | str, window: Window | None, size: int | None, expected: int | None
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     window = window or Window(0, 0, source.height, source.width)
     if window.row + window.height > source.height or window.col + window.width > source.width:
@@ -272,6 +325,21 @@ def _read(
         return image, valid
     bottom, right = size - window.height, size - window.width
     return np.pad(image, ((0, 0), (0, bottom), (0, right))), np.pad(valid, ((0, bottom), (0, right)))
+
+
+def _blocks(source: Any, window: Window) -> Iterator[Window]:
+    """The blocks of a raster that a window touches."""
+    height, width = source.block_shapes[0]
+    for row in range(window.row // height * height, window.row + window.height, height):
+        for col in range(window.col // width * width, window.col + window.width, width):
+            yield Window(row, col, min(height, source.height - row), min(width, source.width - col))
+
+
+def _common(a: Window, b: Window) -> Window:
+    """The part that two overlapping windows share."""
+    row, col = max(a.row, b.row), max(a.col, b.col)
+    bottom, right = min(a.row + a.height, b.row + b.height), min(a.col + a.width, b.col + b.width)
+    return Window(row, col, bottom - row, right - col)
 
 
 def _valid(source: Any, image: npt.NDArray[Any], at: Any, alpha_is_data: bool) -> npt.NDArray[np.bool_]:
@@ -301,7 +369,7 @@ def _rasterio_window(window: Window) -> Any:
 
 
 @contextmanager
-def _open(path: Path, *, pixels_only: bool = False) -> Iterator[Any]:
+def _open(path: Path | str, *, pixels_only: bool = False) -> Iterator[Any]:
     """An open raster; where only its pixels are asked for, what tells its place on Earth may be left unread."""
     in_shard = member_of(path) is not None  # nothing stands beside a member of a shard
     lone = pixels_only and _is_lone_tiff(path)
@@ -317,7 +385,7 @@ def _open(path: Path, *, pixels_only: bool = False) -> Iterator[Any]:
             yield source
 
 
-def _is_lone_tiff(path: Path) -> bool:
+def _is_lone_tiff(path: Path | str) -> bool:
     """Whether this is a TIFF on a disk, or in a shard, without a file beside it that would change what is read."""
     member = member_of(path)
     name = os.fspath(path if member is None else member.file)
@@ -342,7 +410,7 @@ def _is_lone_tiff(path: Path) -> bool:
 
 
 @contextmanager
-def _reporting_damage(path: Path) -> Iterator[None]:
+def _reporting_damage(path: Path | str) -> Iterator[None]:
     with gdal_messages() as messages:
         try:
             yield

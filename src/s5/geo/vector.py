@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +24,7 @@ from s5.types import Window
 
 VECTOR_SUFFIXES = frozenset({".gpkg", ".geojson", ".json", ".shp", ".fgb", ".parquet"})
 
+_AT_ONCE = 20_000  # features read back at once
 _OGR_ERRORS = (DataSourceError, DataLayerError, FeatureError)
 
 
@@ -43,32 +45,82 @@ def write_polygons(
         path: Ends in ``.gpkg``, ``.geojson``, ``.fgb`` or ``.parquet``.
         geometries: Shapely geometries in `crs`.
         attributes: Column name to values, one for each geometry.
-        crs: Such as ``"EPSG:32632"``, or WKT; empty for pixel coordinates (GeoParquet only).
+        crs: Such as ``"EPSG:32632"``, or WKT; empty for pixel coordinates.
         layer: Name of the layer; the file's stem by default.
 
     Raises:
         OSError: it could not be written, such as on a full disk.
     """
     frame = geopandas.GeoDataFrame(dict(attributes), geometry=list(geometries), crs=crs or None)
-    with replacing(path) as temporary, _without_date():
-        if path.suffix == ".parquet":
+    if path.suffix == ".parquet":
+        with replacing(path) as temporary:
             frame.to_parquet(temporary)
-            return
+        return
+    _write_frames(path, [frame], layer)
+
+
+def write_polygon_batches(
+    path: Path, batches: Iterable[tuple[Sequence[Any], Mapping[str, Sequence[Any]]]], crs: str
+) -> int:
+    """`write_polygons` for a GeoPackage of any length: geometries and attributes come batch by batch.
+
+    Args:
+        path: Ends in ``.gpkg``.
+        batches: Polygons and their attributes; the first batch, empty or not, has the columns of all.
+        crs: As for `write_polygons`.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        OSError: it could not be written, such as on a full disk.
+    """
+    frames = (
+        geopandas.GeoDataFrame(dict(attributes), geometry=list(geometries), crs=crs or None)
+        for geometries, attributes in batches
+    )
+    return _write_frames(path, frames, None, geometry_type="Polygon")
+
+
+def _write_frames(path: Path, frames: Iterable[Any], layer: str | None, geometry_type: str | None = None) -> int:
+    count = 0
+    with replacing(path) as temporary, _without_date():
         # GDAL opens an existing GeoPackage instead of making it, and refuses the empty file that holds the place.
         temporary.unlink()
         try:
-            pyogrio.write_dataframe(frame, temporary, layer=layer or path.stem)
-            whole = _is_whole(temporary, len(frame))
+            for number, frame in enumerate(frames):
+                if number and frame.empty:
+                    continue
+                with _without_crs_warning():
+                    pyogrio.write_dataframe(
+                        frame, temporary, layer=layer or path.stem, geometry_type=geometry_type, append=number > 0
+                    )
+                count += len(frame)
+            whole = _is_whole(temporary, count)
         except _OGR_ERRORS as error:
             raise OSError(f"{path}: could not be written ({error}); is the disk full?") from error
         if not whole:
             raise OSError(f"{path}: could not be written to the end; is the disk full?")
+    return count
+
+
+@contextmanager
+def _without_crs_warning() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "'crs' was not provided", UserWarning)
+        yield
 
 
 def _is_whole(path: Path, number: int) -> bool:
     """Read back what was written: OGR is silent where the disk is full when it closes a file."""
     indexed = path.suffix != ".gpkg" or pyogrio.read_info(path)["capabilities"]["fast_spatial_filter"]
-    return bool(indexed) and len(pyogrio.read_dataframe(path)) == number
+    found = 0
+    while indexed and found < number:
+        part = len(pyogrio.read_dataframe(path, skip_features=found, max_features=_AT_ONCE))
+        found += part
+        if not part:
+            break
+    return bool(indexed) and found == number
 
 
 def rasterize(
@@ -114,6 +166,29 @@ def rasterize(
     return mask
 
 
+def read_zones(path: Path, info: RasterInfo) -> tuple[list[str], list[Any]]:
+    """The polygons of a vector file in a raster's CRS, and what they are called.
+
+    Args:
+        path: GeoPackage, GeoJSON, FlatGeobuf, Shapefile or GeoParquet.
+        info: The raster's grid. Without CRS, a vector file without CRS is taken to be in its pixel coordinates.
+
+    Returns:
+        The values of the column ``name``, else numbers from 1, and the polygons.
+
+    Raises:
+        UnreadableVectorError: it cannot be read, or has a CRS where the raster has none or the other way round.
+    """
+    try:
+        frame = geopandas.read_parquet(path) if path.suffix == ".parquet" else pyogrio.read_dataframe(path)
+    except (*_OGR_ERRORS, ValueError, OSError) as error:
+        raise UnreadableVectorError(f"{path}: cannot be read as a vector file ({error})") from error
+    frame = _in_crs_of(info, frame, path)
+    frame = frame[frame.geometry.notna() & ~frame.geometry.is_empty]
+    names = frame["name"] if "name" in frame.columns else range(1, len(frame) + 1)
+    return [str(name) for name in names], list(frame.geometry)
+
+
 @contextmanager
 def _without_date() -> Iterator[None]:
     # A GeoPackage notes when it was written; with a fixed date, equal polygons are equal files.
@@ -139,6 +214,10 @@ def _read_inside(
     if class_field not in frame.columns:
         found = [name for name in frame.columns if name != frame.geometry.name]
         raise UnreadableVectorError(f"{path}: has no attribute {class_field!r} (found {found}); correct 'class_field'")
+    return _in_crs_of(info, frame, path)
+
+
+def _in_crs_of(info: RasterInfo, frame: Any, path: Path) -> Any:
     if (frame.crs is None) != (not info.crs):
         with_crs, without = ("raster", "vector file") if frame.crs is None else ("vector file", "raster")
         raise UnreadableVectorError(f"{path}: the {with_crs} has a CRS and the {without} has none; give it one")

@@ -12,6 +12,21 @@ from s5.report.canvas import Picture
 
 
 @dataclass(frozen=True)
+class SceneLink:
+    """A map of a scene that lies beside the report.
+
+    Args:
+        name: Of the scene.
+        links: Title to address, relative to the report.
+        quicklook: A picture of it.
+    """
+
+    name: str
+    links: Mapping[str, str]
+    quicklook: Picture | None = None
+
+
+@dataclass(frozen=True)
 class ReportInputs:
     """Everything that a report can show. A part that is None or empty is left out.
 
@@ -29,6 +44,7 @@ class ReportInputs:
         pool, clusters, dropped: What the selection gave.
         figures: Finished pictures by catalog name: selection_report, confusion_matrix, prediction_gallery; any other
             name is shown at the end. Curves and map are always drawn here, the others where they are missing.
+        scenes: Maps that the run ended with.
         models: Model name to its pointer: step, sha256, config, ...
         parameters: The run's parameters, nested.
         versions: Package name to version.
@@ -53,6 +69,7 @@ class ReportInputs:
     clusters: pd.DataFrame | None = None
     dropped: pd.DataFrame | None = None
     figures: Mapping[str, Picture] = field(default_factory=dict)
+    scenes: Sequence[SceneLink] = ()
     models: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     parameters: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

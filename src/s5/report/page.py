@@ -11,6 +11,7 @@ from s5.report.markup import Html, element, join
 from s5.report.sections.data import data, quarantine
 from s5.report.sections.headline import headline
 from s5.report.sections.run import more_figures, parameters, reproduction
+from s5.report.sections.scenes import scenes
 from s5.report.sections.scores import gallery, per_class
 from s5.report.sections.selection import selection
 from s5.report.sections.training import training
@@ -18,6 +19,7 @@ from s5.report.sections.training import training
 _SECTIONS: tuple[Callable[[ReportInputs], Html | None], ...] = (
     headline,
     gallery,
+    scenes,
     per_class,
     training,
     selection,

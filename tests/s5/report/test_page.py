@@ -5,12 +5,13 @@ import io
 from dataclasses import fields, replace
 from html.parser import HTMLParser
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from s5.report import ReportInputs, plot_gallery, render_report
+from s5.report import ReportInputs, SceneLink, plot_gallery, render_report
 from s5.report.canvas import encode
 
 _VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -52,6 +53,17 @@ def test_the_page_is_well_formed(report_html: str) -> None:
     links = [attrs["href"] for tag, attrs in page.tags if tag == "a"]
     assert links == [f"#{i}" for i in ids]
     assert all(attrs.get("alt") for tag, attrs in page.tags if tag == "img")
+
+
+def test_maps_of_scenes_are_shown_and_linked() -> None:
+    links = {"page": "../x/index.html", "classes.tif": "../x/classes.tif"}
+    picture = encode(np.zeros((4, 9, 3), np.uint8))[1]
+    page = _Page(
+        render_report(ReportInputs("d", scenes=[SceneLink("north <1>", links, picture), SceneLink("b", links)]))
+    )
+    assert [h for h in page.attributes("href") if h.startswith("..")] == list(links.values()) * 2
+    assert "north <1>: page classes.tif" in page.text
+    assert "north <1> and its map" in page.attributes("alt")
 
 
 def test_nothing_is_fetched_from_anywhere(report_html: str) -> None:

@@ -39,6 +39,7 @@ def render_report(**parts: Any) -> str:
         clusters=parts["selection_clusters"],
         dropped=parts["selection_dropped"],
         figures={name: parts[name] for name in ("selection_report", "confusion_matrix", "prediction_gallery")},
+        scenes=[scene_link(scene) for scene in parts["scene_maps"]["scenes"]],
         models=pointers,
         parameters={key.removeprefix("params_"): value for key, value in parts.items() if key.startswith("params_")},
         versions=_versions(),
@@ -48,6 +49,17 @@ def render_report(**parts: Any) -> str:
         created=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
     return render_report(inputs)
+
+
+def scene_link(scene: dict[str, Any]) -> Any:
+    """Where a scene's products lie, seen from `data/08_reporting/report.html/<version>/report.html`."""
+    from s5.report import SceneLink
+
+    files = {key: scene["files"][key] for key in ("index", "classes", "polygons", "areas") if key in scene["files"]}
+    titles = {"index": "page", "classes": "classes.tif", "polygons": "polygons.gpkg", "areas": "areas.csv"}
+    picture = project_root() / scene["folder"] / "quicklook.png"
+    links = {titles[key]: f"../../../../{file}" for key, file in files.items()}
+    return SceneLink(scene["name"], links, picture.read_bytes() if picture.is_file() else None)
 
 
 def _versions() -> dict[str, str]:

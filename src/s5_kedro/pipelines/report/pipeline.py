@@ -26,6 +26,7 @@ _ARTEFACTS = (
     "confusion_counts",
     "confusion_matrix",
     "prediction_gallery",
+    "scene_maps",
 )
 _PARAMETERS = (
     "dataset",
@@ -41,6 +42,7 @@ _PARAMETERS = (
     "s4p",
     "finetune",
     "evaluation",
+    "scene",
 )
 
 

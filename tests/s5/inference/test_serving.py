@@ -1,0 +1,59 @@
+"""Arrays in, maps out; and a program that gives the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from s5.inference import SceneModel, serving
+from s5.inference.serving import ArrayMapper, export_program, raw_dtype
+from s5.models import create_model, save_model
+from s5.types import BandStatistics
+
+
+def test_an_array_is_mapped(scene_model: SceneModel) -> None:
+    images = np.random.default_rng(0).integers(0, 255, (2, 3, 17, 23)).astype(np.uint8)
+    found = ArrayMapper(scene_model.network, scene_model.statistics)(images)
+    with torch.inference_mode():
+        logits = scene_model.network((torch.from_numpy(images) / 255 - 0.5) / 0.2)
+    np.testing.assert_allclose(found["probabilities"], logits.softmax(1).numpy(), atol=1e-5)
+    np.testing.assert_array_equal(found["classes"], found["probabilities"].argmax(1))
+    wide = ArrayMapper(scene_model.network, scene_model.statistics)(images.astype(np.uint16))
+    np.testing.assert_array_equal(wide["classes"], found["classes"])
+    with pytest.raises(ValueError, match=r"images: expected \[B, 3, H, W\], got an array of shape \(2, 17, 23\)"):
+        ArrayMapper(scene_model.network, scene_model.statistics)(images[:, 0])
+
+
+def test_an_exported_program_agrees(tmp_path: Path, scene_model: SceneModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model("resnet10t", "light", classes=3, decoder_channels=8).eval()
+    path = tmp_path / "model.pt2"
+    assert export_program(model, scene_model.statistics, path, size=32) < 1e-5
+    images = torch.rand(2, 3, 32, 32) * 255
+    found = torch.export.load(path).module()(images).detach().numpy()
+    expected = ArrayMapper(model, scene_model.statistics)(images.numpy())["probabilities"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    monkeypatch.setattr(serving, "_difference", lambda *_: float("nan"))
+    with pytest.raises(ValueError, match=r"other\.pt2: the exported program differs from the network"):
+        export_program(nn.Conv2d(3, 2, 1), scene_model.statistics, tmp_path / "other.pt2", size=8)
+    with pytest.raises(ValueError, match=r"ends in \.pt2"):
+        export_program(model, scene_model.statistics, tmp_path / "model.onnx")
+    assert [file.name for file in tmp_path.iterdir()] == ["model.pt2"]
+
+
+def test_a_file_serves_by_itself(tmp_path: Path, scene_model: SceneModel) -> None:
+    model = create_model("resnet10t", "light", classes=3, decoder_channels=8).eval()
+    save_model(model, tmp_path / "m.safetensors", metadata={"statistics": scene_model.statistics.to_dict()})
+    images = np.random.default_rng(0).integers(0, 255, (1, 3, 32, 40)).astype(np.uint8)
+    served, direct = ArrayMapper.load(tmp_path / "m.safetensors"), ArrayMapper(model, scene_model.statistics)
+    np.testing.assert_array_equal(served(images)["probabilities"], direct(images)["probabilities"])
+
+
+@pytest.mark.parametrize(
+    ("high", "dtype"), [(1.0, "float32"), (255.0, "uint8"), (10_000.0, "uint16"), (1e6, "float32")]
+)
+def test_the_dtype_of_raw_values(high: float, dtype: str) -> None:
+    assert raw_dtype(BandStatistics(("a",), (0.0,), (high,), (0.5,), (0.2,))) == dtype
