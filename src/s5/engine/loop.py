@@ -107,6 +107,7 @@ def fit(
     validate: Callable[[nn.Module], float] | None = None,
     log: LogFn = log_nothing,
     read_threads: int = 1,
+    score_name: str = "val_miou",
 ) -> FitState:
     """Run `method` for `config.steps` steps, going on from the last whole checkpoint in `folder`.
 
@@ -121,6 +122,7 @@ def fit(
         log: Gets every step of the history once and in order; a resumed run begins with those before it, so that a log
             in another process holds all of them.
         read_threads: Threads that read batches ahead; the result does not depend on it.
+        score_name: What the score is called in the history.
 
     Raises:
         Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written first.
@@ -147,7 +149,7 @@ def fit(
                 rows = _read_rows(pending, name)
                 pending.clear()
                 if validating and validate is not None:
-                    rows[-1]["val_miou"] = _keep_best(method.evaluated(), validate, state, done)
+                    rows[-1][score_name] = _keep_best(method.evaluated(), validate, state, done)
                     due = due or (config.checkpoint_every > 0 and state.best_step == done < config.steps)
                 state.history.extend(rows)
                 _log_rows(log, rows)
