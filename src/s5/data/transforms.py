@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from s5.seeds import Draws
 from s5.types import BandStatistics
 
 
@@ -80,7 +81,7 @@ def augment_geometry(
     config: GeometryConfig,
     *,
     ignore_index: int,
-    generator: torch.Generator,
+    drawn: Draws,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Scale, crop, flip and turn each image of a batch, all in one resampling.
 
@@ -88,12 +89,12 @@ def augment_geometry(
         images: [B, C, H, W], raw or scaled: resampling commutes with scaling, and crops are cheaper to scale.
         masks: uint8 [B, H, W]; moved with nearest neighbour, `ignore_index` outside the tile.
         valid: bool [B, H, W]; False outside the tile.
-        generator: A CPU generator; draws do not depend on the device.
+        drawn: Of these images.
 
     Returns:
         Images float32 [B, C, crop, crop], masks int64 and valid bool [B, crop, crop].
     """
-    theta = _draw_affine(images.shape[0], images.shape[2], images.shape[3], config, generator).to(images.device)
+    theta = _draw_affine(images.shape[0], images.shape[2], images.shape[3], config, drawn).to(images.device)
     grid = F.affine_grid(theta, [images.shape[0], 1, config.crop, config.crop], align_corners=False)
     moved = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
     # shifted so that grid_sample's zeros outside the tile mean "ignore" and "not valid"
@@ -104,11 +105,9 @@ def augment_geometry(
     return moved, torch.where(inside, moved_masks, ignore_index), inside
 
 
-def _draw_affine(
-    batch: int, height: int, width: int, config: GeometryConfig, generator: torch.Generator
-) -> torch.Tensor:
+def _draw_affine(batch: int, height: int, width: int, config: GeometryConfig, drawn: Draws) -> torch.Tensor:
     """[B, 2, 3] maps from the crop's [-1, 1] coordinates to the tile's."""
-    draws = torch.rand(batch, 8, generator=generator)
+    draws = drawn.rand(batch, 8)
     scale = config.scale[0] + draws[:, 0] * (config.scale[1] - config.scale[0])
     share_y, share_x = config.crop / scale / height, config.crop / scale / width  # of the tile that the crop shows
     centre_y, centre_x = (2 * draws[:, 1] - 1) * (1 - share_y), (2 * draws[:, 2] - 1) * (1 - share_x)
@@ -148,7 +147,7 @@ class PhotometryConfig:
             raise ValueError(f"strong.blur_sigma: expected [smallest, largest] in pixels, got {self.blur_sigma!r}")
 
 
-def augment_photometry(images: torch.Tensor, config: PhotometryConfig, generator: torch.Generator) -> torch.Tensor:
+def augment_photometry(images: torch.Tensor, config: PhotometryConfig, drawn: Draws) -> torch.Tensor:
     """Colour jitter, grey and blur, each image with its own parameters.
 
     Brightness, contrast, saturation, hue (a rotation about the grey axis) and grey are linear in the bands, so they
@@ -158,10 +157,10 @@ def augment_photometry(images: torch.Tensor, config: PhotometryConfig, generator
         images: Float [B, C, H, W] around [0, 1].
     """
     batch = len(images)
-    matrix, offset = _draw_colour(images, config, generator)
+    matrix, offset = _draw_colour(images, config, drawn)
     images = torch.einsum("bij,bjhw->bihw", matrix, images) + offset[:, :, None, None]
     images = images.clamp(0.0, 1.0)
-    draws = torch.rand(batch, 2, generator=generator)
+    draws = drawn.rand(batch, 2)
     sigma = config.blur_sigma[0] + draws[:, 0] * (config.blur_sigma[1] - config.blur_sigma[0])
     blurred = (draws[:, 1] < config.blur).nonzero()[:, 0]
     if len(blurred) == 0:
@@ -170,22 +169,18 @@ def augment_photometry(images: torch.Tensor, config: PhotometryConfig, generator
     return images.index_copy(0, where, gaussian_blur(images[where], sigma[blurred].to(images.device)))
 
 
-def augment_some(
-    images: torch.Tensor, config: PhotometryConfig, probability: float, generator: torch.Generator
-) -> torch.Tensor:
+def augment_some(images: torch.Tensor, config: PhotometryConfig, probability: float, drawn: Draws) -> torch.Tensor:
     """`augment_photometry` for each image with this probability; the others are left as they are."""
     if probability == 0:
         return images
-    chosen = (torch.rand(len(images), generator=generator) < probability).to(images.device)
-    return torch.where(chosen[:, None, None, None], augment_photometry(images, config, generator), images)
+    chosen = (drawn.rand(len(images), 1)[:, 0] < probability).to(images.device)
+    return torch.where(chosen[:, None, None, None], augment_photometry(images, config, drawn), images)
 
 
-def _draw_colour(
-    images: torch.Tensor, config: PhotometryConfig, generator: torch.Generator
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _draw_colour(images: torch.Tensor, config: PhotometryConfig, drawn: Draws) -> tuple[torch.Tensor, torch.Tensor]:
     """A [B, C, C] matrix and a [B, C] offset per image."""
     batch, bands = images.shape[:2]
-    draws = torch.rand(batch, 6, generator=generator)
+    draws = drawn.rand(batch, 6)
     spans = torch.tensor([config.brightness, config.contrast, config.saturation])
     factors = 1 + (2 * draws[:, :3] - 1) * spans
     angle = (2 * draws[:, 3] - 1) * config.hue * 2 * math.pi

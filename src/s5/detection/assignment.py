@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from s5.detection.detector import decode_boxes, log_sides
+from s5.losses import Pool, alone
 
 _SIGMA = 0.25  # of a side: how fast the wanted score falls from the centre of a box to its rim
 _LEAST_SIGMA = 0.4  # of a stride
@@ -33,7 +34,7 @@ class Targets:
 
 
 def detection_loss(
-    logits: Tensor, codes: Tensor, centres: Tensor, strides: Tensor, targets: Targets
+    logits: Tensor, codes: Tensor, centres: Tensor, strides: Tensor, targets: Targets, pool: Pool = alone
 ) -> dict[str, Tensor]:
     """Loss of scores and boxes, finite whatever the targets are; `loss` is their sum.
 
@@ -44,18 +45,19 @@ def detection_loss(
 
     Args:
         logits: [B, L, K]. codes: [B, L, 6]. centres: [L, 2]. strides: [L].
+        pool: Sums over the processes that share the batch.
     """
     wanted, box_of, weight, ignored = assign(centres, strides, targets, logits.shape[-1])
     counts = (targets.valid & ~ignored)[..., None]
     probability = logits.sigmoid()
     focal = (wanted - probability).abs().square() * F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    boxes = (targets.real & (targets.labels >= 0)).sum().clamp(min=1)
-    score_loss = torch.where(counts, focal, 0.0).sum() / boxes
+    boxes = pool((targets.real & (targets.labels >= 0)).sum().float()).clamp(min=1)
+    score_loss = pool(torch.where(counts, focal, 0.0).sum()) / boxes
     image, place = weight.nonzero(as_tuple=True)
     truth = targets.boxes[image, box_of[image, place]].float()
     share = weight[image, place]
     errors = box_error(codes[image, place], centres[place], strides[place], truth)
-    box_loss = (errors * share).sum() / share.sum().clamp(min=1.0)
+    box_loss = pool((errors * share).sum()) / pool(share.sum()).clamp(min=1.0)
     return {"loss": score_loss + box_loss, "score_loss": score_loss.detach(), "box_loss": box_loss.detach()}
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from s5.detection.boxes import from_corners, to_corners
 from s5.detection.splitting import visible_shares
+from s5.seeds import Draws
 
 _AROUND = 0.4  # of the crop's side: how far its centre may lie from the object that it is put around
 
@@ -58,7 +59,7 @@ def augment_boxes(
     config: BoxGeometryConfig,
     *,
     magnify: float,
-    generator: torch.Generator,
+    drawn: Draws,
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
     """Augment a batch of windows with their boxes.
 
@@ -68,14 +69,14 @@ def augment_boxes(
         boxes: For each image [M, 5] in pixels of the window.
         labels: For each image int64 [M]; -1 is ignored.
         magnify: The network's pixels for one of the scene's.
-        generator: A CPU generator.
+        drawn: Of these images.
 
     Returns:
         Images float32 [B, C, crop, crop], valid bool [B, crop, crop], boxes and labels of what the crops show; what
         they show too little of has the label -1.
     """
     batch, _, height, width = images.shape
-    turn, centre = _draw(boxes, labels, (height, width), config, magnify, generator)
+    turn, centre = _draw(boxes, labels, (height, width), config, magnify, drawn)
     size = torch.tensor([width, height], dtype=torch.float32)
     theta = torch.cat([turn * config.crop / size[:, None], (2 * centre / size - 1)[:, :, None]], dim=2)
     grid = F.affine_grid(theta.to(images.device), [batch, 1, config.crop, config.crop], align_corners=False)
@@ -99,11 +100,11 @@ def _draw(
     shape: tuple[int, int],
     config: BoxGeometryConfig,
     magnify: float,
-    generator: torch.Generator,
+    drawn: Draws,
 ) -> tuple[Tensor, Tensor]:
     """[B, 2, 2] maps from offsets in the crop to offsets in the window, and the crop's centre in it [B, 2]."""
     batch = len(boxes)
-    draws = torch.rand(batch, 11, generator=generator)
+    draws = drawn.rand(batch, 11)
     low, high = config.scale
     scale = magnify * torch.exp(math.log(low) + draws[:, 0] * (math.log(high) - math.log(low)))
     quarters = torch.where(draws[:, 1] < config.rotate90, 1 + (draws[:, 2] * 3).floor().clamp(max=2), 0.0)

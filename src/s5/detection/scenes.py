@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +38,20 @@ class Scene:
 
 @dataclass(frozen=True)
 class DetectionData:
-    """Scenes, the classes of their objects, and the statistics of their bands."""
+    """Scenes, the classes of their objects, and the statistics of their bands.
 
-    scenes: tuple[Scene, ...]
+    Args:
+        scene_table, box_table: As `to_tables` makes them.
+    """
+
+    scene_table: pd.DataFrame
+    box_table: pd.DataFrame
     classes: tuple[str, ...]
     statistics: BandStatistics
+
+    @cached_property
+    def scenes(self) -> list[Scene]:
+        return from_tables(self.scene_table, self.box_table)
 
     def split(self, *names: str) -> list[Scene]:
         """The scenes of these splits, in order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import shutil
@@ -24,10 +25,20 @@ from s5.detection.evaluation import evaluate
 from s5.detection.prediction import PredictConfig, detect_scene
 from s5.detection.scenes import DetectionData, Scene, scene_windows
 from s5.detection.splitting import crop_annotations
-from s5.engine import Compute, ComputeConfig, Learner, LoopConfig, OptimizerConfig, TrainResult, fit
+from s5.engine import (
+    BatchPlaces,
+    Compute,
+    ComputeConfig,
+    Learner,
+    LoopConfig,
+    OptimizerConfig,
+    TrainResult,
+    fit,
+    launchable,
+)
 from s5.engine.training import run_folder
 from s5.models import ModelConfig, load_model, make_pointer, save_model
-from s5.seeds import seed_of, torch_generator
+from s5.seeds import Draws, seed_of, step_draws
 from s5.types import LogFn, log_nothing
 
 
@@ -114,23 +125,35 @@ class DetectorTraining:
             )
             if number > 0
         ]
-        self.learner = Learner(model, config.optimizer, steps=config.steps, ema_decay=config.ema_decay, warm=False)
+        self._places = BatchPlaces.of(config.batch_size, compute, "detection.train.batch_size")
+        self.learner = Learner(
+            model, config.optimizer, steps=config.steps, ema_decay=config.ema_decay, warm=False, compute=compute
+        )
 
     def read(self, step: int) -> tuple[Batch, ...]:
         indices = [pool[i] for pool, sampler in self._pools for i in sampler.indices(step)]
-        return (read_batch(self.windows.reader, indices),)
+        return (read_batch(self.windows.reader, self._places.own_of(indices)),)
 
     def step(self, step: int, batches: tuple[Batch, ...]) -> Mapping[str, Tensor]:
-        images, targets = self._augment(batches[0], torch_generator(self.seed, "detector/augment", step))
-        model = self.learner.model.train()
-        with self.compute.autocast():
-            logits, codes = model(images)
-        centres, strides = model.locations(images.shape[-2], images.shape[-1], images.device)
-        losses = detection_loss(logits, codes, centres, strides, targets)
-        lr = self.learner.learn(losses["loss"], step)
-        return {**losses, "loss": losses["loss"].detach(), "lr": lr}
+        parts, found = self._places.parts, []
+        for part in parts:
+            with self.learner.part(last=part is parts[-1]):
+                losses = self._losses(step, self._places.part_of(batches[0], part), part)
+                self.learner.backward(losses["loss"] / len(parts))
+            found.append({name: loss.detach() for name, loss in losses.items()})
+        means = {name: torch.stack([losses[name] for losses in found]).mean() for name in found[0]}
+        return {**means, "lr": self.learner.update(step)}
 
-    def _augment(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Targets]:
+    def _losses(self, step: int, batch: Batch, places: range) -> dict[str, Tensor]:
+        drawn = step_draws(self.seed, "detector/augment", step, (places, self._places.whole))
+        images, targets = self._augment(batch, drawn)
+        network = self.learner.network.train()
+        with self.compute.autocast():
+            logits, codes = network(images)
+        centres, strides = self.learner.model.locations(images.shape[-2], images.shape[-1], images.device)
+        return detection_loss(logits, codes, centres, strides, targets, self.compute.group.pool)
+
+    def _augment(self, batch: Batch, drawn: Draws) -> tuple[Tensor, Targets]:
         boxes, labels = zip(*(self.windows.objects(i) for i in batch.indices), strict=True)
         images, valid, boxes_out, labels_out = augment_boxes(
             self.compute.to_device(batch.images),
@@ -139,9 +162,9 @@ class DetectorTraining:
             labels,
             self.config.augmentation,
             magnify=self.config.magnify,
-            generator=generator,
+            drawn=drawn,
         )
-        scaled = augment_some(self._normalizer.scale(images), self.config.strong, self.config.photometry, generator)
+        scaled = augment_some(self._normalizer.scale(images), self.config.strong, self.config.photometry, drawn)
         return self._normalizer.ready(scaled), self._targets(valid, boxes_out, labels_out)
 
     def _targets(self, valid: Tensor, boxes: list[Tensor], labels: list[Tensor]) -> Targets:
@@ -156,6 +179,9 @@ class DetectorTraining:
 
     def evaluated(self) -> RotatedFCOS:
         return self.learner.ema.average
+
+    def images_per_step(self) -> int:
+        return self.config.batch_size
 
     def on_log(self, rows: list[dict[str, float]]) -> None:
         """Nothing to warn of."""
@@ -205,6 +231,7 @@ def _objects_in(scene: Scene, window: Any, classes: Sequence[str]) -> tuple[Tens
     return from_corners(torch.from_numpy(found.corners)).float(), torch.tensor(labels, dtype=torch.int64)
 
 
+@launchable
 def train_detector(
     data: DetectionData,
     model: ModelConfig,
@@ -235,7 +262,10 @@ def train_detector(
     folder, resolved = run_folder(
         project / "data" / "06_models" / name, settings, {"data": data.fingerprint(), "init": started}, compute
     )
-    network.to(resolved.device).to(memory_format=torch.channels_last)
+    network.to(resolved.device)
+    if not resolved.is_sharded:  # FSDP2 takes contiguous weights alone
+        network.to(memory_format=torch.channels_last)
+    trained = copy.deepcopy(network).cpu() if resolved.is_sharded else network  # a network of whole weights
     method = DetectorTraining(network, data, config, resolved, seed=seed, cache_mb=compute.cache_mb)
     state = fit(
         method,
@@ -247,10 +277,14 @@ def train_detector(
         score_name="val_map50",
         log=log,
         read_threads=compute.read_threads,
+        group=resolved.group,
+        profile_steps=compute.profile_steps,
     )
-    network.load_state_dict(state.best_weights)
+    if not resolved.group.is_first:
+        return TrainResult({}, state.history)
+    trained.load_state_dict(state.best_weights)
     metadata = {"classes": list(data.classes), "statistics": data.statistics.to_dict(), "magnify": config.magnify}
-    save_model(network, folder / "model.safetensors", metadata=metadata)
+    save_model(trained, folder / "model.safetensors", metadata=metadata)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the run is over: the next one starts afresh
     pointer = make_pointer(
         folder / "model.safetensors",

@@ -1,10 +1,13 @@
 """The loop, checkpoints, precision and optimisers; it knows no algorithm."""
 
+from s5.engine.batches import BatchPlaces
 from s5.engine.checkpoint import Checkpoints
 from s5.engine.compute import Compute, ComputeConfig, resolve_compute
 from s5.engine.config import TrainingConfig
 from s5.engine.ema import EMA
 from s5.engine.evaluation import evaluate_model, predict_batches
+from s5.engine.group import Group, joined_group
+from s5.engine.launch import launchable
 from s5.engine.learner import Learner
 from s5.engine.loop import FitState, Interrupted, LoopConfig, Method, fit, run_key
 from s5.engine.optimizer import OptimizerConfig, build_optimizer, set_learning_rate
@@ -14,10 +17,12 @@ from s5.engine.tuning import TuneConfig, apply_tuning
 
 __all__ = [
     "EMA",
+    "BatchPlaces",
     "Checkpoints",
     "Compute",
     "ComputeConfig",
     "FitState",
+    "Group",
     "Interrupted",
     "Learner",
     "LoopConfig",
@@ -30,6 +35,8 @@ __all__ = [
     "build_optimizer",
     "evaluate_model",
     "fit",
+    "joined_group",
+    "launchable",
     "map_tiles",
     "predict_batches",
     "resolve_compute",

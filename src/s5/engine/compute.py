@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,7 +11,12 @@ from pathlib import Path
 
 import torch
 
-PRECISIONS = ("fp32", "bf16")
+from s5.engine.group import ALONE, Group, joined_group
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+SHARDINGS = ("ddp", "fsdp")
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -19,10 +25,22 @@ class ComputeConfig:
 
     Args:
         device: ``"auto"`` (a GPU where there is one), ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-        precision: ``"auto"`` takes bf16 where the hardware reports fast bf16 (AMX, Ampere and later), else fp32.
-        threads: CPU threads for PyTorch; 0 leaves PyTorch's own choice.
+        precision: ``"auto"`` takes bf16 where the hardware reports fast bf16 (AMX, Ampere and later), fp16 with a
+            gradient scaler on older GPUs, else fp32.
+        threads: CPU threads for PyTorch; 0 leaves PyTorch's own choice, or shares the cores among the processes.
         cache_mb: Memory for decoded tiles of one reader, in MiB.
         read_threads: Threads that read the tiles of training steps ahead.
+        accumulate: Parts in which a process computes its share of a batch, one after another: less memory, the same
+            batch. Batch norm sees one part at a time.
+        devices: Processes on each host: GPUs, or parts of a CPU.
+        hosts: How many hosts train together. The others join with ``torchrun -m s5.engine.worker``.
+        rendezvous: ``HOST:PORT`` where the hosts meet; None on one host.
+        restarts: How often training starts again from its last checkpoint after a process died.
+        sharding: ``"ddp"``, or ``"fsdp"`` (FSDP2) for networks whose weights, gradients and moments are too much for
+            one device.
+        tf32: TF32 for what stays in fp32 on GPUs.
+        compile: `torch.compile` of the network that learns.
+        profile_steps: Steps of each training stage that `torch.profiler` records, after the first ten; 0 for none.
     """
 
     device: str = "auto"
@@ -30,18 +48,39 @@ class ComputeConfig:
     threads: int = 0
     cache_mb: int = 256
     read_threads: int = 1
+    accumulate: int = 1
+    devices: int = 1
+    hosts: int = 1
+    rendezvous: str | None = None
+    restarts: int = 0
+    sharding: str = "ddp"
+    tf32: bool = True
+    compile: bool = False
+    profile_steps: int = 0
+
+    @property
+    def processes(self) -> int:
+        return self.devices * self.hosts
 
     def __post_init__(self) -> None:
+        if self.sharding not in SHARDINGS:
+            raise ValueError(f"compute.sharding: expected one of {SHARDINGS}, got {self.sharding!r}")
+        if self.hosts > 1 and not self.rendezvous:
+            raise ValueError(
+                f"compute.rendezvous: {self.hosts} hosts must meet somewhere; expected HOST:PORT of the first one"
+            )
         if self.precision not in ("auto", *PRECISIONS):
             raise ValueError(f"compute.precision: expected one of {('auto', *PRECISIONS)}, got {self.precision!r}")
         if self.device != "auto" and self.device.split(":")[0] not in ("cpu", "cuda"):
             raise ValueError(f"compute.device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got {self.device!r}")
-        for name in ("threads", "cache_mb"):
+        for name in ("threads", "cache_mb", "restarts", "profile_steps"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 0:
                 raise ValueError(f"compute.{name}: expected a whole number of at least 0, got {value!r}")
-        if not isinstance(self.read_threads, int) or self.read_threads < 1:
-            raise ValueError(f"compute.read_threads: expected a whole number of at least 1, got {self.read_threads!r}")
+        for name in ("read_threads", "accumulate", "devices", "hosts"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"compute.{name}: expected a whole number of at least 1, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -50,10 +89,20 @@ class Compute:
 
     device: torch.device
     precision: str
+    group: Group = ALONE
+    accumulate: int = 1
+    sharding: str = "ddp"
+    compile: bool = False
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds but a part of the weights."""
+        return self.sharding == "fsdp" and self.group.size > 1
 
     def autocast(self) -> AbstractContextManager[None]:
         """The precision of forward passes."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        dtype = _DTYPES.get(self.precision, torch.bfloat16)
+        return torch.autocast(self.device.type, dtype, enabled=self.precision in _DTYPES)
 
     def to_device(self, tensor: torch.Tensor) -> torch.Tensor:
         """Move a batch, without waiting for it where the device allows that."""
@@ -69,17 +118,27 @@ def resolve_compute(config: ComputeConfig) -> Compute:
     wanted = config.device
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and torch.cuda.is_available():
+        wanted = f"cuda:{os.environ.get('LOCAL_RANK', torch.cuda.current_device())}"
     device = torch.device(wanted)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"compute.device: {config.device!r} was asked for but this machine has no GPU; use 'auto'")
+    group = joined_group()
     if config.threads:
         torch.set_num_threads(config.threads)
+    elif group.size > 1 and device.type == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.devices))
     if device.type == "cpu":
         _keep_freed_memory()
+    else:
+        torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = config.tf32
     precision = config.precision
     if precision == "auto":
-        precision = "bf16" if has_fast_bf16(device) else "fp32"
-    return Compute(device, precision)
+        slow = "fp16" if device.type == "cuda" else "fp32"
+        precision = "bf16" if has_fast_bf16(device) else slow
+    return Compute(device, precision, group, config.accumulate, config.sharding, config.compile)
 
 
 def has_fast_bf16(device: torch.device) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -32,8 +34,13 @@ class EMA(Generic[M]):
     def update(self, model: M, step: int) -> None:
         """Move the average towards `model`; integer buffers (counters) are copied."""
         decay = self.decay if self.warm else min(1 - 1 / (step + 1), self.decay)
-        source, target = model.state_dict(), self.average.state_dict()
+        source, target = _local(model.state_dict()), _local(self.average.state_dict())
         floating = [name for name, value in source.items() if value.is_floating_point()]
         torch._foreach_lerp_([target[name] for name in floating], [source[name] for name in floating], 1 - decay)
         for name in source.keys() - set(floating):
             target[name].copy_(source[name])
+
+
+def _local(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Of sharded tensors the part that lies here: network and average are sharded alike."""
+    return {name: value.to_local() if isinstance(value, DTensor) else value for name, value in state.items()}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -39,12 +43,49 @@ def evaluate_model(
 ) -> ConfusionMatrix:
     """Confusion matrix of `model` over all valid, labelled pixels of `source`.
 
-    The model is put into eval mode and left as it was found.
+    Several processes share the tiles out, each tile being counted once, and all get the matrix of all tiles. The model
+    is put into eval mode and left as it was found.
     """
     was_training = model.training
     model.eval()
     matrix = ConfusionMatrix(labels.num_classes, labels.ignore_index)
-    for batch, predicted in predict_batches(model, source, statistics, batch_size=batch_size, compute=compute):
-        matrix.update(predicted, compute.to_device(batch.masks))
+    group = compute.group
+    if len(source) > group.rank:
+        own = _Share(source, range(group.rank, len(source), group.size))
+        for batch, predicted in predict_batches(model, own, statistics, batch_size=batch_size, compute=compute):
+            matrix.update(predicted, compute.to_device(batch.masks))
+    if compute.is_sharded:
+        _keep_step(model, source, statistics, batch_size=batch_size, compute=compute)
+    matrix.matrix = group.pool(matrix.matrix.to(compute.device)).to(matrix.matrix.device)
     model.train(was_training)
     return matrix
+
+
+@dataclass(frozen=True)
+class _Share:
+    """Some of the tiles of a source."""
+
+    source: TileSource
+    places: range
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.source.read(self.places[index])
+
+    def read_many(self, indices: Sequence[int]) -> list[Any]:
+        places = [self.places[index] for index in indices]
+        read_many = getattr(self.source, "read_many", None)
+        return [self.source.read(place) for place in places] if read_many is None else list(read_many(places))
+
+
+def _keep_step(
+    model: nn.Module, source: TileSource, statistics: BandStatistics, *, batch_size: int, compute: Compute
+) -> None:
+    """Sharded weights are gathered by all processes in every pass: one that has a batch less must pass as well."""
+    size, rank = compute.group.size, compute.group.rank
+    most, own = (math.ceil(len(range(place, len(source), size)) / batch_size) for place in (0, rank))
+    first = _Share(source, range(most - own))
+    for _ in predict_batches(model, first, statistics, batch_size=1, compute=compute):
+        pass

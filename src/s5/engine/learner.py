@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
+from s5.engine.compute import Compute
 from s5.engine.ema import EMA
 from s5.engine.optimizer import OptimizerConfig, build_optimizer, set_learning_rate
+from s5.engine.parallel import (
+    distribute,
+    gathered,
+    gradients_meet,
+    load_whole,
+    load_whole_optimizer,
+    pool_batch_norms,
+)
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -19,32 +29,59 @@ class Learner(Generic[M]):
     Args:
         steps: Length of the learning-rate schedule.
         warm: The network starts from trained weights.
+        compute: Precision, and the processes that train together.
+
+    Attributes:
+        model: The network itself.
+        network: What the training passes go through: the network, so that gradients of all processes meet.
     """
 
-    def __init__(self, model: M, config: OptimizerConfig, *, steps: int, ema_decay: float, warm: bool) -> None:
+    def __init__(
+        self, model: M, config: OptimizerConfig, *, steps: int, ema_decay: float, warm: bool, compute: Compute
+    ) -> None:
         self.model, self.config, self.steps = model, config, steps
-        self.optimizer = build_optimizer(model, config)
+        pool_batch_norms(model, compute)
         self.ema = EMA(model, ema_decay, warm=warm)
+        self.network = distribute(model, self.ema.average, compute)
+        self.optimizer = build_optimizer(model, config)
+        self._scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16")
+        if compute.compile:
+            model.compile()
 
-    def learn(self, loss: torch.Tensor, step: int) -> torch.Tensor:
-        """Backward pass, optimiser step and EMA; returns the learning rate as a scalar."""
+    def part(self, last: bool) -> AbstractContextManager[None]:
+        """Around the passes of one part of a step; gradients are exchanged in the last one."""
+        return gradients_meet(self.network, last)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of `loss` to those of the step."""
+        self._scaler.scale(loss).backward()
+
+    def update(self, step: int) -> torch.Tensor:
+        """Optimiser step and EMA; returns the learning rate as a scalar."""
         lr = set_learning_rate(self.optimizer, self.config, step, self.steps)
-        loss.backward()
         if self.config.clip_norm:
+            self._scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.optimizer.step()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.model, step)
         return torch.tensor(lr)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "model": self.model.state_dict(),
-            "ema": self.ema.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
+        """Whole tensors, whatever the number of processes: an operation of all of them."""
+        state: dict[str, Any] = gathered(
+            {
+                "model": self.model.state_dict(),
+                "ema": self.ema.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self._scaler.state_dict(),
+            }
+        )
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.ema.average.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_whole(self.model, state["model"])
+        load_whole(self.ema.average, state["ema"])
+        load_whole_optimizer(self.optimizer, state["optimizer"])
+        self._scaler.load_state_dict(state["scaler"])

@@ -7,6 +7,7 @@ import json
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,10 @@ from torch import nn
 
 from s5.data.loader import Batch, read_ahead
 from s5.engine.checkpoint import Checkpoints
+from s5.engine.gauge import Gauge
+from s5.engine.group import ALONE, Group
+from s5.engine.parallel import gathered
+from s5.engine.tracing import tracing
 from s5.progress import progress
 from s5.seeds import seed_of
 from s5.types import LogFn, log_nothing
@@ -45,7 +50,13 @@ class Method(Protocol):
         """The network that is validated and kept."""
         ...
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def images_per_step(self) -> int:
+        """Over all processes."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the method remembers; an operation of all processes."""
+        ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
@@ -108,8 +119,12 @@ def fit(
     log: LogFn = log_nothing,
     read_threads: int = 1,
     score_name: str = "val_miou",
+    group: Group = ALONE,
+    profile_steps: int = 0,
 ) -> FitState:
     """Run `method` for `config.steps` steps, going on from the last whole checkpoint in `folder`.
+
+    With several processes all of them call this; the first one alone logs, writes checkpoints and keeps the weights.
 
     The weights kept are those with the highest `validate` score, or the last ones without it. Where the disk is full
     the run goes on without the checkpoint, with a warning.
@@ -120,9 +135,12 @@ def fit(
         folder: Where checkpoints lie.
         validate: Score of a network, higher is better.
         log: Gets every step of the history once and in order; a resumed run begins with those before it, so that a log
-            in another process holds all of them.
+            in another process holds all of them. Speed and memory go there too, and nowhere else: a history is the same
+            on any machine.
         read_threads: Threads that read batches ahead; the result does not depend on it.
         score_name: What the score is called in the history.
+        group: The processes that train together.
+        profile_steps: Steps of which `torch.profiler` writes a trace into the folder ``traces`` beside `folder`.
 
     Raises:
         Interrupted: SIGINT or SIGTERM arrived; a checkpoint was written first.
@@ -131,36 +149,53 @@ def fit(
     """
     checkpoints = Checkpoints(folder, keep=config.keep)
     state, start = _resume(method, checkpoints, config, name)
+    group.agreed(start, f"{name}: the step of the last checkpoint")
+    log = log if group.is_first else log_nothing
     _log_rows(log, state.history)
     pending: list[tuple[int, Mapping[str, torch.Tensor]]] = []
-    with _stop_requested() as stop:
+    stream = f"{name}/global" if group.is_first else f"{name}/global/{group.rank}"
+    trace = folder.parent / "traces" / f"rank_{group.rank}_step_{start}.json"
+    gauge = Gauge(method.images_per_step())
+    with _stop_requested() as stop, tracing(profile_steps, trace) as tracer:
         steps = range(start, config.steps)
         reading = read_ahead(method.read, steps, depth=max(2, read_threads), threads=read_threads)
-        for step, read in progress(enumerate(reading, start), name, initial=start, total=config.steps):
-            torch.manual_seed(seed_of(seed, f"{name}/global", step))
+        numbered = enumerate(gauge.waiting(reading), start)
+        shown = progress(numbered, name, initial=start, total=config.steps) if group.is_first else numbered
+        for step, read in shown:
+            torch.manual_seed(seed_of(seed, stream, step))
             pending.append((step, method.step(step, read)))
+            tracer.step()
             done = step + 1
             validating = validate is not None and (
                 done == config.steps or (config.validate_every > 0 and done % config.validate_every == 0)
             )
             due = config.checkpoint_every > 0 and done % config.checkpoint_every == 0 and done < config.steps
-            stopping = stop.is_set()  # asked once: the rows of a checkpoint are read before it is written
+            # asked once: the rows of a checkpoint are read before it is written
+            stopping = group.any(stop.is_set())
             if validating or due or done == config.steps or done % config.log_every == 0 or stopping:
                 rows = _read_rows(pending, name)
                 pending.clear()
+                speed = gauge.read()
+                began = time.perf_counter()
                 if validating and validate is not None:
-                    rows[-1][score_name] = _keep_best(method.evaluated(), validate, state, done)
+                    rows[-1][score_name] = _keep_best(method.evaluated(), validate, state, done, group)
                     due = due or (config.checkpoint_every > 0 and state.best_step == done < config.steps)
                 state.history.extend(rows)
-                _log_rows(log, rows)
-                method.on_log(state.history)
+                _log_rows(log, rows[:-1])
+                _log_rows(log, [{**rows[-1], **speed}])
+                if group.is_first:
+                    method.on_log(state.history)
+                gauge.elsewhere(time.perf_counter() - began)
             if due or stopping:
-                saved = _save(method, checkpoints, state, done, name)
+                began = time.perf_counter()
+                saved = _save(method, checkpoints, state, done, name, group)
+                gauge.elsewhere(time.perf_counter() - began)
             if stopping:
                 again = "run again to go on from it" if saved else "no checkpoint of it could be written, see above"
                 raise Interrupted(f"{name} was stopped after step {done} of {config.steps}; {again}")
     if validate is None:
-        state.best_step, state.best_weights = config.steps, _weights(method.evaluated())
+        state.best_step, state.best_weights = config.steps, _weights(method.evaluated(), group)
+    group.wait()
     return state
 
 
@@ -193,13 +228,15 @@ def _resume(method: Method, checkpoints: Checkpoints, config: LoopConfig, name: 
     return state, start
 
 
-def _save(method: Method, checkpoints: Checkpoints, state: FitState, step: int, name: str) -> bool:
-    """Write a checkpoint; False, and a warning, where that fails.
+def _save(method: Method, checkpoints: Checkpoints, state: FitState, step: int, name: str, group: Group) -> bool:
+    """Write a checkpoint; False in all processes, and a warning, where that fails.
 
     To stop would lose for certain what going on only risks: there may be room at the next checkpoint, and the weights
     at the end are smaller than it.
     """
     content = {"method": method.state_dict(), "fit": vars(state)}
+    if not group.is_first:
+        return not group.any(False)
     try:
         checkpoints.save(step, content, best=state.best_step or None)
     except OSError as error:
@@ -211,8 +248,8 @@ def _save(method: Method, checkpoints: Checkpoints, state: FitState, step: int, 
             error,
             max(checkpoints.steps(), default=0),
         )
-        return False
-    return True
+        return not group.any(True)
+    return not group.any(False)
 
 
 def _log_rows(log: LogFn, rows: list[dict[str, float]]) -> None:
@@ -220,15 +257,19 @@ def _log_rows(log: LogFn, rows: list[dict[str, float]]) -> None:
         log({key: value for key, value in row.items() if key != "step"}, int(row["step"]))
 
 
-def _keep_best(model: nn.Module, validate: Callable[[nn.Module], float], state: FitState, step: int) -> float:
+def _keep_best(
+    model: nn.Module, validate: Callable[[nn.Module], float], state: FitState, step: int, group: Group
+) -> float:
     score = validate(model)
     if score > state.best_score:
-        state.best_score, state.best_step, state.best_weights = score, step, _weights(model)
+        state.best_score, state.best_step, state.best_weights = score, step, _weights(model, group)
     return score
 
 
-def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {name: value.detach().to("cpu", copy=True) for name, value in model.state_dict().items()}
+def _weights(model: nn.Module, group: Group) -> dict[str, torch.Tensor]:
+    """A copy on the CPU, in the first process alone; gathered from all of them where they are sharded."""
+    whole = gathered(model.state_dict())
+    return {name: value.detach().to("cpu", copy=True) for name, value in whole.items()} if group.is_first else {}
 
 
 def _read_rows(pending: list[tuple[int, Mapping[str, torch.Tensor]]], name: str) -> list[dict[str, float]]:

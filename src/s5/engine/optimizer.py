@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from s5.models.depth import layer_depths
 
@@ -84,7 +85,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
             for (peak_lr, decay), parameters in groups.items()
         ],
         lr=config.lr,
-        fused=True,
+        fused=not any(isinstance(parameter, DTensor) for parameter in model.parameters()),
     )
 
 

@@ -32,7 +32,7 @@ def map_tiles(
         with torch.inference_mode(), compute.autocast():
             return batch, function(batch)
 
-    threads = torch.get_num_threads()
+    threads = torch.get_num_threads() if compute.group.size == 1 else 1
     if compute.device.type != "cpu" or threads == 1:
         yield from map(run, iterate_tiles(source, batch_size))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -82,7 +83,10 @@ def start_model(
 def validator(
     data: SegmentationData, compute: Compute, *, batch_size: int, split: str = "val"
 ) -> Callable[[nn.Module], float] | None:
-    """mIoU on the validation split in percent, as the loop's score; None where there is no such split."""
+    """mIoU on the validation split in percent, as the loop's score; None where there is no such split.
+
+    Several processes share the tiles and all get the score of all of them.
+    """
     if not data.has_split(split):
         return None
     reader = data.split(split)
@@ -125,7 +129,7 @@ def train_network(
         init: Pointer to weights to start from; its steps and labelled images count as seen.
         settings: The parameters of the run, kept in the pointer.
         tune: What of the network is trained; the weights kept are plain ones in any case.
-        labeled_per_step: Labelled images that one step sees.
+        labeled_per_step: Labelled images that one step sees, over all processes.
         inputs: What the result depends on beside settings and data; part of the run key.
     """
     settings = {"model": asdict(model), **settings, "seed": seed}
@@ -137,7 +141,10 @@ def train_network(
     if tune.what != "all" and init is None and model.encoder_weights is None:
         logger.warning("%s: tune.what=%s trains on a random encoder; give model.encoder_weights.", name, tune.what)
     apply_tuning(network, tune)
-    network.to(resolved.device).to(memory_format=torch.channels_last)
+    network.to(resolved.device)
+    if not resolved.is_sharded:  # FSDP2 takes contiguous weights alone
+        network.to(memory_format=torch.channels_last)
+    trained = copy.deepcopy(network).cpu() if resolved.is_sharded else network  # a network of whole weights
     state = fit(
         method(network, resolved),
         loop,
@@ -147,10 +154,14 @@ def train_network(
         validate=validator(data, resolved, batch_size=val_batch_size),
         log=log,
         read_threads=compute.read_threads,
+        group=resolved.group,
+        profile_steps=compute.profile_steps,
     )
-    network.load_state_dict(state.best_weights)
-    merge_lora(network)
-    save_model(network, folder / "model.safetensors", metadata=_metadata(data))
+    if not resolved.group.is_first:
+        return TrainResult({}, state.history)
+    trained.load_state_dict(state.best_weights)
+    merge_lora(trained)
+    save_model(trained, folder / "model.safetensors", metadata=_metadata(data))
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the run is over: the next one starts afresh
     pointer = make_pointer(
         folder / "model.safetensors",

@@ -11,10 +11,19 @@ import torch
 
 from s5.data.loader import Batch, SegmentationData, StepSampler, TileSource, count_classes, read_batch
 from s5.data.transforms import Normalizer, augment_geometry, augment_some
-from s5.engine import Compute, ComputeConfig, Learner, TrainingConfig, TrainResult, train_network
+from s5.engine import (
+    BatchPlaces,
+    Compute,
+    ComputeConfig,
+    Learner,
+    TrainingConfig,
+    TrainResult,
+    launchable,
+    train_network,
+)
 from s5.losses import balanced_weights, labeled_loss
 from s5.models import ModelConfig, SegmentationModel
-from s5.seeds import torch_generator
+from s5.seeds import Draws, step_draws
 from s5.types import LabelSpace, LogFn, log_nothing
 
 
@@ -42,43 +51,58 @@ class Supervised:
         self.config, self.compute, self.labels = config, compute, labels
         self.seed, self.stream = seed, stream
         self._source, self._normalizer = source, normalizer
+        self._places = BatchPlaces.of(config.batch_size, compute, f"{stream}.batch_size")
         self._sampler = StepSampler(len(source), config.batch_size, seed=seed, stream=f"{stream}/labeled")
         counts = count_classes(source, labels.num_classes)
         self._class_weights = balanced_weights(counts.tolist(), config.class_balance).to(compute.device)
-        self.learner = Learner(model, config.optimizer, steps=config.steps, ema_decay=config.ema_decay, warm=warm)
+        self.learner = Learner(
+            model, config.optimizer, steps=config.steps, ema_decay=config.ema_decay, warm=warm, compute=compute
+        )
 
     def read(self, step: int) -> tuple[Batch, ...]:
-        return (read_batch(self._source, self._sampler.indices(step)),)
+        return (read_batch(self._source, self._places.own_of(self._sampler.indices(step))),)
 
     def step(self, step: int, batches: tuple[Batch, ...]) -> Mapping[str, torch.Tensor]:
-        images, masks = self._augment(batches[0], torch_generator(self.seed, f"{self.stream}/augment", step))
+        parts, losses = self._places.parts, []
+        for part in parts:
+            with self.learner.part(last=part is parts[-1]):
+                loss = self._loss(step, self._places.part_of(batches[0], part), part)
+                self.learner.backward(loss / len(parts))
+            losses.append(loss.detach())
+        return {"loss": torch.stack(losses).mean(), "lr": self.learner.update(step)}
+
+    def _loss(self, step: int, batch: Batch, places: range) -> torch.Tensor:
+        drawn = step_draws(self.seed, f"{self.stream}/augment", step, (places, self._places.whole))
+        images, masks = self._augment(batch, drawn)
         with self.compute.autocast():
-            logits = self.learner.model.train()(images)
-        loss = labeled_loss(
+            logits = self.learner.network.train()(images)
+        return labeled_loss(
             logits,
             masks,
             name=self.config.labeled_loss,
             ohem=self.config.ohem,
             ignore_index=self.labels.ignore_index,
             class_weights=self._class_weights,
+            pool=self.compute.group.pool,
         )
-        lr = self.learner.learn(loss, step)
-        return {"loss": loss.detach(), "lr": lr}
 
-    def _augment(self, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    def _augment(self, batch: Batch, drawn: Draws) -> tuple[torch.Tensor, torch.Tensor]:
         images, masks, _ = augment_geometry(
             self.compute.to_device(batch.images),
             self.compute.to_device(batch.masks),
             self.compute.to_device(batch.valid),
             self.config.augmentation,
             ignore_index=self.labels.ignore_index,
-            generator=generator,
+            drawn=drawn,
         )
-        images = augment_some(self._normalizer.scale(images), self.config.strong, self.config.photometry, generator)
+        images = augment_some(self._normalizer.scale(images), self.config.strong, self.config.photometry, drawn)
         return self._normalizer.ready(images), masks
 
     def evaluated(self) -> SegmentationModel:
         return self.learner.ema.average
+
+    def images_per_step(self) -> int:
+        return self.config.batch_size
 
     def on_log(self, rows: list[dict[str, float]]) -> None:
         """Nothing can collapse here."""
@@ -90,6 +114,7 @@ class Supervised:
         self.learner.load_state_dict(state)
 
 
+@launchable
 def train_supervised(
     data: SegmentationData,
     model: ModelConfig,

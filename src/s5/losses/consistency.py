@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from s5.losses.cross_entropy import divide_or_zero
+from s5.losses.cross_entropy import mean_or_zero
+from s5.losses.pooling import Pool, alone
 
 
 def confident_pixels(
@@ -40,6 +41,7 @@ def consistency_loss(
     valid_BHW: Tensor | None = None,
     weight_BHW: Tensor | None = None,
     ignore_index: int = 255,
+    pool: Pool = alone,
 ) -> Tensor:
     """FixMatch's unlabelled loss (Sohn et al., NeurIPS 2020) as S5 normalises it, in float32.
 
@@ -54,6 +56,7 @@ def consistency_loss(
         valid_BHW: bool, False where padding or nodata; None where all pixels are valid.
         weight_BHW: a factor for each pixel's loss, not in the denominator; None for 1.
         ignore_index: pseudo-label of pixels that do not count.
+        pool: sums over the processes that share the batch.
     """
     trusted_BHW = confident_pixels(
         pseudo_BHW, confidence_BHW, threshold, valid_BHW=valid_BHW, ignore_index=ignore_index
@@ -67,7 +70,7 @@ def consistency_loss(
         else:
             loss_BHW = F.cross_entropy(logits_BKHW, target_BHW, ignore_index=ignore_index, reduction="none")
             total = (loss_BHW * weight_BHW.to(loss_BHW)).sum()
-        return divide_or_zero(total, count.to(total))
+        return mean_or_zero(total, count, pool)
 
 
 def _valid(pseudo_BHW: Tensor, valid_BHW: Tensor | None, ignore_index: int) -> Tensor:

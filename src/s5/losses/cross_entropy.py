@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from s5.losses.pooling import Pool, alone
+
 
 def cross_entropy(
     logits_BKHW: Tensor,
@@ -14,6 +16,7 @@ def cross_entropy(
     ignore_index: int = 255,
     class_weights: Tensor | None = None,
     label_smoothing: float = 0.0,
+    pool: Pool = alone,
 ) -> Tensor:
     """Mean cross entropy over the pixels that are not ignored, computed in float32.
 
@@ -26,6 +29,7 @@ def cross_entropy(
         ignore_index: value of the pixels that do not count.
         class_weights: float [K], or None for equal weights.
         label_smoothing: share of the probability spread over all classes, in [0, 1].
+        pool: sums over the processes that share the batch.
     """
     target_BHW = target_BHW.long()
     # Full precision whatever autocast says: a log-softmax in bf16 has two digits.
@@ -40,7 +44,7 @@ def cross_entropy(
             reduction="sum",
             label_smoothing=label_smoothing,
         )
-        return divide_or_zero(total, _normaliser(target_BHW, ignore_index, weights).to(total))
+        return mean_or_zero(total, _normaliser(target_BHW, ignore_index, weights), pool)
 
 
 def _normaliser(target_BHW: Tensor, ignore_index: int, weights: Tensor | None) -> Tensor:
@@ -50,6 +54,10 @@ def _normaliser(target_BHW: Tensor, ignore_index: int, weights: Tensor | None) -
     return (weights[target_BHW.clamp(0, len(weights) - 1)] * valid_BHW).sum()
 
 
-def divide_or_zero(total: Tensor, count: Tensor) -> Tensor:
-    """`total / count`, and `total` itself (a sum over nothing, thus zero) where `count` is zero. No device sync."""
+def mean_or_zero(total: Tensor, count: Tensor, pool: Pool = alone) -> Tensor:
+    """`total / count`, both pooled, and `total` itself (a sum over nothing, thus zero) where the count is zero.
+
+    No device sync.
+    """
+    total, count = pool(torch.stack([total, count.to(total)])).unbind()
     return total / torch.where(count > 0, count, torch.ones_like(count))

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from s5.losses.cross_entropy import divide_or_zero
+from s5.losses.cross_entropy import mean_or_zero
+from s5.losses.pooling import Pool, alone
 
 DISTANCES = ("mse", "kl")
 
@@ -18,6 +19,7 @@ def soft_target_loss(
     distance: str = "mse",
     valid_BHW: Tensor | None = None,
     weight_BHW: Tensor | None = None,
+    pool: Pool = alone,
 ) -> Tensor:
     """Mean teacher's consistency cost J (Tarvainen & Valpola, NeurIPS 2017, eq. 1), in float32.
 
@@ -31,6 +33,7 @@ def soft_target_loss(
         distance: ``"mse"`` or ``"kl"``.
         valid_BHW: bool, False where padding or nodata; None where all pixels are valid.
         weight_BHW: a factor for each pixel's loss, not in the denominator; None for 1.
+        pool: sums over the processes that share the batch.
 
     Raises:
         ValueError: there is no such distance.
@@ -45,6 +48,5 @@ def soft_target_loss(
             loss_BHW = F.kl_div(logits_BKHW.log_softmax(1), target_BKHW, reduction="none").sum(1)
         if weight_BHW is not None:
             loss_BHW = loss_BHW * weight_BHW.to(loss_BHW)
-        if valid_BHW is None:
-            return loss_BHW.mean()
-        return divide_or_zero((loss_BHW * valid_BHW).sum(), valid_BHW.sum().to(loss_BHW))
+        valid_BHW = torch.ones_like(loss_BHW) if valid_BHW is None else valid_BHW
+        return mean_or_zero((loss_BHW * valid_BHW).sum(), valid_BHW.sum(), pool)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from s5.seeds import Draws
+
 
 @dataclass(frozen=True)
 class CutMixConfig:
@@ -27,9 +29,9 @@ class CutMixConfig:
             raise ValueError(f"cutmix.aspect: expected [smallest, largest], both positive, got {self.aspect!r}")
 
 
-def draw_boxes(batch: int, height: int, width: int, config: CutMixConfig, generator: torch.Generator) -> torch.Tensor:
+def draw_boxes(batch: int, height: int, width: int, config: CutMixConfig, drawn: Draws) -> torch.Tensor:
     """bool [B, H, W]: True where an image takes its partner's pixels; all False for images that are left alone."""
-    draws = torch.rand(batch, 5, generator=generator)
+    draws = drawn.rand(batch, 5)
     area = (config.area[0] + draws[:, 0] * (config.area[1] - config.area[0])) * height * width
     log_low, log_high = math.log(config.aspect[0]), math.log(config.aspect[1])
     aspect = torch.exp(log_low + draws[:, 1] * (log_high - log_low))
@@ -44,12 +46,16 @@ def draw_boxes(batch: int, height: int, width: int, config: CutMixConfig, genera
     return in_rows[:, :, None] & in_columns[:, None, :] & mixed[:, None, None]
 
 
-def draw_partners(batch: int, generator: torch.Generator) -> torch.Tensor:
-    """int64 [B]: for each image another one of the batch (itself in a batch of one)."""
-    if batch < 2:
-        return torch.zeros(batch, dtype=torch.int64)
-    shift = int(torch.randint(1, batch, (1,), generator=generator))
-    return (torch.arange(batch) + shift) % batch
+def partners_of(batch: int) -> torch.Tensor:
+    """int64 [B]: for each image the other one of its pair, the first two being a pair, and so on.
+
+    Tiles come in random order, so that any neighbour is a random one; and pairs stay together where processes, or the
+    parts of a step, share a batch. In an odd batch the last three form a ring; a batch of one has itself.
+    """
+    partners = torch.arange(batch) ^ 1
+    if batch % 2:
+        partners[-3:] = torch.arange(batch)[-3:].roll(-1)
+    return partners
 
 
 def paste(values: torch.Tensor, boxes: torch.Tensor, partners: torch.Tensor) -> torch.Tensor:

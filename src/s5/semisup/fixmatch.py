@@ -28,4 +28,5 @@ def pseudo_label_loss(step: Step, view: StrongView, logits_BKHW: Tensor) -> Tens
         threshold=_COUNTS,
         valid_BHW=view.mixed(step.valid),
         weight_BHW=weights * step.class_weights[classes],
+        pool=step.pool,
     )

@@ -38,5 +38,6 @@ def mean_teacher(step: Step, config: MeanTeacherConfig) -> tuple[Tensor, Tensor]
         distance=config.distance,
         valid_BHW=view.mixed(step.valid),
         weight_BHW=step.class_weights[view.mixed(step.pseudo.classes)],
+        pool=step.pool,
     )
     return logits_labeled, loss

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from s5.losses import Pool, alone
 from s5.semisup.freematch import FreeMatch
 from s5.semisup.softmatch import SoftMatch
 from s5.semisup.thresholds import Fixed, PerClass, Prediction, Rule, Share
@@ -63,9 +64,11 @@ class PseudoLabels:
 class PseudoLabeler:
     """Pseudo-labels of a stream of batches, with a rule that may remember what it has seen."""
 
-    def __init__(self, config: PseudoLabelConfig, num_classes: int, *, device: torch.device) -> None:
-        self.num_classes = num_classes
-        self._rule = _make_rule(config, num_classes, device)
+    def __init__(
+        self, config: PseudoLabelConfig, num_classes: int, *, device: torch.device, pool: Pool = alone
+    ) -> None:
+        self.num_classes, self._pool = num_classes, pool
+        self._rule = _make_rule(config, num_classes, device, pool)
 
     @torch.no_grad()
     def label(self, logits: torch.Tensor, valid: torch.Tensor) -> PseudoLabels:
@@ -85,13 +88,16 @@ class PseudoLabeler:
         """
         weights = pseudo.weights
         known = weights * (truth != labels.ignore_index)
-        right = (known * (truth == pseudo.classes)).sum()
+        right = known * (truth == pseudo.classes)
         # not bincount, nor indexing by a mask: both would wait for the device
         by_class = weights.new_zeros(self.num_classes).index_add_(0, pseudo.classes.flatten(), weights.flatten())
-        share = by_class / _one_for_zero(weights.sum())
+        sums = torch.stack([weights.sum(), valid.sum().to(weights), known.sum(), right.sum()])
+        pooled = self._pool(torch.cat([sums, by_class]))
+        weight, num_valid, num_known, num_right = pooled[:4].unbind()
+        share = pooled[4:] / _one_for_zero(weight)
         return {
-            "confident_share": weights.sum() / valid.sum().clamp(min=1),
-            "pseudo_accuracy": torch.where(known.sum() > 0, right / _one_for_zero(known.sum()), torch.nan),
+            "confident_share": weight / num_valid.clamp(min=1),
+            "pseudo_accuracy": torch.where(num_known > 0, num_right / _one_for_zero(num_known), torch.nan),
             **{f"share_{name}": value for name, value in zip(labels.classes, share, strict=True)},
         }
 
@@ -103,14 +109,18 @@ class PseudoLabeler:
             value.copy_(state[name])
 
 
-def _make_rule(config: PseudoLabelConfig, num_classes: int, device: torch.device) -> Rule:
+def _make_rule(config: PseudoLabelConfig, num_classes: int, device: torch.device, pool: Pool) -> Rule:
     if config.threshold == "per_class":
-        return PerClass(config.tau, num_classes, momentum=config.momentum, device=device)
+        return PerClass(config.tau, num_classes, momentum=config.momentum, device=device, pool=pool)
     if config.threshold == "freematch":
-        return FreeMatch(num_classes, momentum=config.momentum, device=device)
+        return FreeMatch(num_classes, momentum=config.momentum, device=device, pool=pool)
     if config.threshold == "softmatch":
         return SoftMatch(
-            num_classes, momentum=config.momentum, uniform_alignment=config.uniform_alignment, device=device
+            num_classes,
+            momentum=config.momentum,
+            uniform_alignment=config.uniform_alignment,
+            device=device,
+            pool=pool,
         )
     return Share(config.tau) if config.threshold == "share" else Fixed(config.tau)
 

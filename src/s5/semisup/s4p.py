@@ -15,10 +15,19 @@ import torch
 
 from s5.data.loader import Batch, SegmentationData, StepSampler, TileSource, count_classes, read_batch
 from s5.data.transforms import Normalizer, augment_geometry, augment_some
-from s5.engine import Compute, ComputeConfig, Learner, TrainingConfig, TrainResult, train_network
+from s5.engine import (
+    BatchPlaces,
+    Compute,
+    ComputeConfig,
+    Learner,
+    TrainingConfig,
+    TrainResult,
+    launchable,
+    train_network,
+)
 from s5.losses import balanced_weights, labeled_loss
 from s5.models import ModelConfig, SegmentationModel
-from s5.seeds import torch_generator
+from s5.seeds import Draws, torch_generator
 from s5.semisup.collapse import CollapseWatch
 from s5.semisup.cutmix import CutMixConfig
 from s5.semisup.fixmatch import fixmatch
@@ -100,30 +109,50 @@ class S4P:
         self.config, self.compute, self.labels = config, compute, labels
         self.seed, self.stream = seed, stream
         self._labeled, self._unlabeled, self._normalizer = labeled, unlabeled, normalizer
+        self._labeled_places = BatchPlaces.of(config.batch_size, compute, f"{stream}.batch_size")
+        self._unlabeled_places = BatchPlaces.of(config.unlabeled_batch_size, compute, f"{stream}.unlabeled_batch_size")
         self._labeled_sampler = StepSampler(len(labeled), config.batch_size, seed=seed, stream=f"{stream}/labeled")
         self._unlabeled_sampler = StepSampler(
             len(unlabeled), config.unlabeled_batch_size, seed=seed, stream=f"{stream}/unlabeled"
         )
         counts = count_classes(labeled, labels.num_classes)
         self._class_weights = balanced_weights(counts.tolist(), config.class_balance).to(compute.device)
-        self.learner = Learner(model, config.optimizer, steps=config.steps, ema_decay=config.ema_decay, warm=warm)
+        self.learner = Learner(
+            model, config.optimizer, steps=config.steps, ema_decay=config.ema_decay, warm=warm, compute=compute
+        )
         counting = _EVERY_PIXEL if config.method == "mean_teacher" else config.pseudo_labels
-        self._labeler = PseudoLabeler(counting, labels.num_classes, device=compute.device)
+        self._labeler = PseudoLabeler(counting, labels.num_classes, device=compute.device, pool=compute.group.pool)
         self._method = _step_method(config)
         self._watch = CollapseWatch(labels.classes)
 
     def read(self, step: int) -> tuple[Batch, ...]:
         return (
-            read_batch(self._labeled, self._labeled_sampler.indices(step)),
-            read_batch(self._unlabeled, self._unlabeled_sampler.indices(step)),
+            read_batch(self._labeled, self._labeled_places.own_of(self._labeled_sampler.indices(step))),
+            read_batch(self._unlabeled, self._unlabeled_places.own_of(self._unlabeled_sampler.indices(step))),
         )
 
     def step(self, step: int, batches: tuple[Batch, ...]) -> Mapping[str, torch.Tensor]:
+        labeled, unlabeled = self._labeled_places, self._unlabeled_places
+        rows: list[dict[str, torch.Tensor]] = []
+        for part_l, part_u in zip(labeled.parts, unlabeled.parts, strict=True):
+            generator = torch_generator(self.seed, f"{self.stream}/augment", step)
+            with self.learner.part(last=part_l is labeled.parts[-1]):
+                row = self._part(
+                    step,
+                    (labeled.part_of(batches[0], part_l), Draws(generator, (part_l, labeled.whole))),
+                    (unlabeled.part_of(batches[1], part_u), Draws(generator, (part_u, unlabeled.whole))),
+                )
+                self.learner.backward(row["loss"] / len(labeled.parts))
+            rows.append({name: value.detach() for name, value in row.items()})
+        lr = self.learner.update(step)
+        return {name: torch.stack([row[name] for row in rows]).nanmean() for name in rows[0]} | {"lr": lr}
+
+    def _part(self, step: int, labeled: tuple[Batch, Draws], unlabeled: tuple[Batch, Draws]) -> dict[str, torch.Tensor]:
+        """One teacher and one student pass; returns the loss, and what is to be logged beside it."""
         config, labels = self.config, self.labels
-        generator = torch_generator(self.seed, f"{self.stream}/augment", step)
-        images_l, masks, _ = self._weak(batches[0], generator)
-        images_l = augment_some(images_l, config.strong, config.photometry, generator)
-        images_u, truth, valid = self._weak(batches[1], generator)
+        images_l, masks, _ = self._weak(*labeled)
+        images_l = augment_some(images_l, config.strong, config.photometry, labeled[1])
+        images_u, truth, valid = self._weak(*unlabeled)
         teacher_logits = self._teacher_logits(images_u)
         pseudo = self._labeler.label(teacher_logits, valid)
         logits, loss_unlabeled = self._method(
@@ -135,9 +164,10 @@ class S4P:
                 pseudo=pseudo,
                 class_weights=self._class_weights,
                 student=self._student,
+                pool=self.compute.group.pool,
                 photometry=config.strong,
                 cutmix=config.cutmix,
-                generator=generator,
+                drawn=unlabeled[1],
             )
         )
         loss_labeled = labeled_loss(
@@ -147,26 +177,25 @@ class S4P:
             ohem=config.ohem,
             ignore_index=labels.ignore_index,
             class_weights=self._class_weights,
+            pool=self.compute.group.pool,
         )
         weight = config.lambda_u * (min(1.0, step / (config.rampup * config.steps)) if config.rampup else 1.0)
         loss = (loss_labeled + weight * loss_unlabeled) / (1 + config.lambda_u)
-        lr = self.learner.learn(loss, step)
         return {
-            "loss": loss.detach(),
-            "loss_labeled": loss_labeled.detach(),
-            "loss_unlabeled": loss_unlabeled.detach(),
-            "lr": lr,
+            "loss": loss,
+            "loss_labeled": loss_labeled,
+            "loss_unlabeled": loss_unlabeled,
             **self._labeler.metrics(pseudo, valid, truth, labels),
         }
 
-    def _weak(self, batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _weak(self, batch: Batch, drawn: Draws) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         images, masks, valid = augment_geometry(
             self.compute.to_device(batch.images),
             self.compute.to_device(batch.masks),
             self.compute.to_device(batch.valid),
             self.config.augmentation,
             ignore_index=self.labels.ignore_index,
-            generator=generator,
+            drawn=drawn,
         )
         return self._normalizer.scale(images), masks, valid
 
@@ -180,12 +209,15 @@ class S4P:
     def _student(self, *images: torch.Tensor, change_maps: ChangeMaps | None = None) -> tuple[torch.Tensor, ...]:
         ready = self._normalizer.ready(torch.cat(images))
         with self.compute.autocast():
-            logits: torch.Tensor = self.learner.model.train()(ready, change_maps)
+            logits: torch.Tensor = self.learner.network.train()(ready, change_maps)
         parts: tuple[torch.Tensor, ...] = logits.split([len(batch) for batch in images])
         return parts
 
     def evaluated(self) -> SegmentationModel:
         return self.learner.ema.average
+
+    def images_per_step(self) -> int:
+        return self.config.batch_size + self.config.unlabeled_batch_size
 
     def on_log(self, rows: list[dict[str, float]]) -> None:
         self._watch.look_at(rows)
@@ -204,6 +236,7 @@ def _step_method(config: S4PConfig) -> StepMethod:
     return partial(unimatch_v2, config=config.unimatch_v2) if config.method == "unimatch_v2" else fixmatch
 
 
+@launchable
 def pretrain_s4p(
     data: SegmentationData,
     pool_ids: Sequence[str],

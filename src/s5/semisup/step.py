@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from s5.data.transforms import PhotometryConfig, augment_photometry
-from s5.semisup.cutmix import CutMixConfig, draw_boxes, draw_partners, paste
+from s5.losses import Pool
+from s5.seeds import Draws
+from s5.semisup.cutmix import CutMixConfig, draw_boxes, partners_of, paste
 from s5.semisup.pseudo_labels import PseudoLabels
 
 ChangeMaps = Callable[[list[Tensor]], list[Tensor]]
@@ -51,9 +52,10 @@ class Step:
         pseudo: Made of them.
         class_weights: float32 [K], of the losses.
         student: The network that learns.
+        pool: Sums over the processes that share the batch, for losses.
         photometry: The strong colour augmentation.
         cutmix: How unlabelled images are mixed.
-        generator: Of this step's draws, on the CPU.
+        drawn: The draws of these unlabelled images.
     """
 
     labeled: Tensor
@@ -63,16 +65,17 @@ class Step:
     pseudo: PseudoLabels
     class_weights: Tensor
     student: Student
+    pool: Pool
     photometry: PhotometryConfig
     cutmix: CutMixConfig
-    generator: torch.Generator
+    drawn: Draws
 
     def strong_view(self) -> StrongView:
         """A strong view of the unlabelled images; each call draws another one."""
         batch, height, width = self.valid.shape
-        boxes = draw_boxes(batch, height, width, self.cutmix, self.generator).to(self.valid.device)
-        partners = draw_partners(batch, self.generator).to(self.valid.device)
-        strong = augment_photometry(self.unlabeled, self.photometry, self.generator)
+        boxes = draw_boxes(batch, height, width, self.cutmix, self.drawn).to(self.valid.device)
+        partners = partners_of(batch).to(self.valid.device)
+        strong = augment_photometry(self.unlabeled, self.photometry, self.drawn)
         return StrongView(paste(strong, boxes, partners), boxes, partners)
 
 

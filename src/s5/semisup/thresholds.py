@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from s5.losses import Pool, alone
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -62,8 +64,10 @@ class PerClass:
     FreeMatch's eq. 7 with tau in place of its global threshold, and with the mean confidence in the pixels of a class.
     """
 
-    def __init__(self, tau: float, num_classes: int, *, momentum: float, device: torch.device) -> None:
-        self.tau, self.momentum = tau, momentum
+    def __init__(
+        self, tau: float, num_classes: int, *, momentum: float, device: torch.device, pool: Pool = alone
+    ) -> None:
+        self.tau, self.momentum, self._pool = tau, momentum, pool
         self.confidence_K = torch.full((num_classes,), 1.0 / num_classes, device=device)
         self.state = {"class_confidence": self.confidence_K}
 
@@ -72,6 +76,7 @@ class PerClass:
         none_K = torch.zeros_like(self.confidence_K)
         count_K = none_K.index_add(0, classes, valid)
         total_K = none_K.index_add(0, classes, teacher.confidence.flatten() * valid)
+        count_K, total_K = self._pool(torch.stack([count_K, total_K])).unbind()
         follow(self.confidence_K, total_K / count_K.clamp(min=1), count_K > 0, self.momentum)
         thresholds_K = self.confidence_K / self.confidence_K.max() * self.tau
         return ((teacher.confidence >= thresholds_K[teacher.classes]) & teacher.valid).float()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from s5.seeds import Draws
 from s5.semisup.fixmatch import pseudo_label_loss
 from s5.semisup.step import ChangeMaps, Step
 
@@ -31,8 +32,8 @@ def unimatch_v2(step: Step, config: UniMatchV2Config) -> tuple[Tensor, Tensor]:
     """Two strong views in one student pass, both taught by the one pseudo-label of the weak view; their mean loss."""
     first, second = step.strong_view(), step.strong_view()
     batch = len(step.unlabeled)
-    kept = torch.randperm(batch, generator=step.generator)[: int(batch * (1 - config.dropped))]
-    change_maps = complementary_dropout(len(step.labeled), batch, kept, step.generator)
+    dropped = step.drawn.some(batch, config.dropped)
+    change_maps = complementary_dropout(len(step.labeled), dropped, step.drawn)
     logits_labeled, logits_first, logits_second = step.student(
         step.labeled, first.images, second.images, change_maps=change_maps
     )
@@ -40,7 +41,7 @@ def unimatch_v2(step: Step, config: UniMatchV2Config) -> tuple[Tensor, Tensor]:
     return logits_labeled, loss
 
 
-def complementary_dropout(num_labeled: int, batch: int, kept: Tensor, generator: torch.Generator) -> ChangeMaps:
+def complementary_dropout(num_labeled: int, dropped: Tensor, drawn: Draws) -> ChangeMaps:
     """Channel dropout for a batch of labelled images, first views and second views, in this order.
 
     Labelled images keep all channels. Maps of one width lose the same channels, as the four of a ViT do in the authors'
@@ -48,28 +49,26 @@ def complementary_dropout(num_labeled: int, batch: int, kept: Tensor, generator:
 
     Args:
         num_labeled: How many labelled images there are.
-        batch: How many first views, and as many second views.
-        kept: int64, the unlabelled images that keep all their channels, in both views.
-        generator: Of the draws, on the CPU.
+        dropped: bool [B], False for unlabelled images that keep all their channels, in both views.
+        drawn: The draws of the unlabelled images.
     """
     masks: dict[int, Tensor] = {}
 
     def change(maps: list[Tensor]) -> list[Tensor]:
         for width in (one.shape[1] for one in maps):
             if width not in masks:
-                views = complementary_masks(batch, width, kept, generator)
+                views = complementary_masks(width, dropped, drawn)
                 masks[width] = torch.cat([torch.ones(num_labeled, width), *views])[:, :, None, None]
         return [one * masks[one.shape[1]].to(one) for one in maps]
 
     return change
 
 
-def complementary_masks(batch: int, channels: int, kept: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def complementary_masks(channels: int, dropped: Tensor, drawn: Draws) -> tuple[Tensor, Tensor]:
     """Two float32 [B, D] masks: a channel is doubled in one and dropped in the other, at even odds; they sum to 2.
 
     Args:
-        kept: int64, the images whose channels all stay: a mask of 1 in both.
+        dropped: bool [B], False for images whose channels all stay: a mask of 1 in both.
     """
-    first = 2.0 * torch.randint(2, (batch, channels), generator=generator)
-    first[kept] = 1.0
+    first = torch.where(dropped[:, None], 2.0 * drawn.coins(len(dropped), channels), 1.0)
     return first, 2.0 - first

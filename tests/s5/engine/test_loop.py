@@ -44,6 +44,9 @@ class Walk:
     def evaluated(self) -> nn.Module:
         return self.net
 
+    def images_per_step(self) -> int:
+        return 4
+
     def on_log(self, rows: list[dict[str, float]]) -> None:
         self.rows = len(rows)
 

@@ -5,16 +5,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s5.semisup.cutmix import CutMixConfig, draw_boxes, draw_partners, paste
+from s5.seeds import Draws
+from s5.semisup.cutmix import CutMixConfig, draw_boxes, partners_of, paste
 
 
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def drawn(seed: int) -> Draws:
+    return Draws(torch.Generator().manual_seed(seed))
 
 
 @given(st.integers(0, 1000), st.integers(4, 40), st.integers(4, 40))
 def test_each_image_has_one_box_of_the_asked_size(seed: int, height: int, width: int) -> None:
-    boxes = draw_boxes(8, height, width, CutMixConfig(probability=1.0), generator(seed))
+    boxes = draw_boxes(8, height, width, CutMixConfig(probability=1.0), drawn(seed))
     for box in boxes:
         rows, columns = box.any(1).nonzero()[:, 0], box.any(0).nonzero()[:, 0]
         h, w = int(rows[-1] - rows[0] + 1), int(columns[-1] - columns[0] + 1)
@@ -23,7 +24,7 @@ def test_each_image_has_one_box_of_the_asked_size(seed: int, height: int, width:
 
 
 def test_sizes_and_places_cover_their_range() -> None:
-    boxes = draw_boxes(2000, 64, 64, CutMixConfig(probability=1.0), generator(0))
+    boxes = draw_boxes(2000, 64, 64, CutMixConfig(probability=1.0), drawn(0))
     share = boxes.float().mean((1, 2))
     assert 0.015 < float(share.min()) < 0.04 and 0.35 < float(share.max()) <= 0.42
     assert float(share.mean()) == pytest.approx(0.21, abs=0.01)
@@ -34,19 +35,26 @@ def test_sizes_and_places_cover_their_range() -> None:
 
 @pytest.mark.parametrize(("probability", "low", "high"), [(0.0, 0, 0), (0.5, 800, 1200), (1.0, 2000, 2000)])
 def test_share_of_images_that_are_mixed(probability: float, low: int, high: int) -> None:
-    boxes = draw_boxes(2000, 16, 16, CutMixConfig(probability=probability), generator(1))
+    boxes = draw_boxes(2000, 16, 16, CutMixConfig(probability=probability), drawn(1))
     assert low <= int(boxes.any(2).any(1).sum()) <= high
 
 
-@given(st.integers(2, 9), st.integers(0, 200))
-def test_a_partner_is_another_image_and_each_is_used_once(batch: int, seed: int) -> None:
-    partners = draw_partners(batch, generator(seed))
+@given(st.integers(2, 9))
+def test_a_partner_is_another_image_and_each_is_used_once(batch: int) -> None:
+    partners = partners_of(batch)
     assert sorted(partners.tolist()) == list(range(batch))
     assert all(p != i for i, p in enumerate(partners.tolist()))
 
 
+def test_pairs_stay_together_in_parts_of_a_batch() -> None:
+    whole = partners_of(12)
+    for part in (2, 4, 6):
+        for first in range(0, 12, part):
+            assert torch.equal(partners_of(part) + first, whole[first : first + part])
+
+
 def test_a_batch_of_one_has_only_itself() -> None:
-    assert draw_partners(1, generator(0)).tolist() == [0]
+    assert partners_of(1).tolist() == [0]
 
 
 def test_paste_equals_a_loop_for_images_and_labels() -> None:

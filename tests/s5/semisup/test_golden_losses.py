@@ -2,7 +2,8 @@
 
 `tests/golden/losses.json` was made in float32 on one thread of an AMD EPYC with AVX2, with torch 2.15: "supervised" and
 "fixmatch, ..." with the thresholds fixed, per_class and share by the code as it was before there was a second method
-(9cf4455), the others by the code that brought them. Where a change of losses is wanted, they are made anew by
+(9cf4455), the others by the code that brought them; all of S4P's were made anew when CutMix began to take its partners
+in pairs, which alone changed them. Where a change of losses is wanted, they are made anew by
 `python tests/s5/semisup/test_golden_losses.py [NAME ...]`, all of them without a name. Other CPUs round otherwise,
 hence a tolerance of 1e-4; without AVX2 the difference was 2e-7.
 """

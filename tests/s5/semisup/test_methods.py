@@ -16,10 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from s5.data.loader import Batch, SegmentationData
 from s5.data.transforms import Normalizer, PhotometryConfig
 from s5.engine import ComputeConfig, resolve_compute
-from s5.losses import LABELED_LOSSES, labeled_loss
+from s5.losses import LABELED_LOSSES, alone, labeled_loss
 from s5.models import ModelConfig, create_model
+from s5.seeds import Draws
 from s5.semisup import S4PConfig, pretrain_s4p
-from s5.semisup.cutmix import CutMixConfig, draw_boxes, draw_partners
+from s5.semisup.cutmix import CutMixConfig, draw_boxes, partners_of
 from s5.semisup.fixmatch import fixmatch
 from s5.semisup.mean_teacher import MeanTeacherConfig, mean_teacher
 from s5.semisup.pseudo_labels import PseudoLabelConfig, PseudoLabeler
@@ -75,7 +76,8 @@ def make_step(student: Recorder, *, valid: torch.Tensor | None = None, seed: int
         student=student,
         photometry=NO_PHOTOMETRY,
         cutmix=CutMixConfig(**cutmix),
-        generator=torch.Generator().manual_seed(seed + 1),
+        pool=alone,
+        drawn=Draws(torch.Generator().manual_seed(seed + 1)),
     )
 
 
@@ -168,22 +170,22 @@ def test_unimatch_is_the_mean_of_two_views_and_teaches_both(monkeypatch: pytest.
 )
 def test_masks_are_complementary(batch: int, channels: int, seed: int, dropped: float) -> None:
     g = torch.Generator().manual_seed(seed)
-    kept = torch.randperm(batch, generator=g)[: int(batch * (1 - dropped))]
-    first, second = complementary_masks(batch, channels, kept, g)
+    chosen = Draws(g).some(batch, dropped)
+    assert int(chosen.sum()) == batch - int(batch * (1 - dropped))
+    first, second = complementary_masks(channels, chosen, Draws(g))
     assert torch.equal(first + second, torch.full((batch, channels), 2.0))
-    whole = set(kept.tolist())
     for b in range(batch):
-        allowed = {1.0} if b in whole else {0.0, 2.0}  # 2 is one over the odds of keeping
+        allowed = {1.0} if not chosen[b] else {0.0, 2.0}  # 2 is one over the odds of keeping
         assert set(first[b].tolist()) <= allowed and set(second[b].tolist()) <= allowed
 
 
 def test_half_of_the_channels_go() -> None:
-    first, _ = complementary_masks(50, 200, torch.tensor([], dtype=torch.int64), torch.Generator().manual_seed(0))
+    first, _ = complementary_masks(200, torch.ones(50, dtype=torch.bool), Draws(torch.Generator().manual_seed(0)))
     assert float((first == 0).float().mean()) == pytest.approx(0.5, abs=0.02)
 
 
 def test_maps_of_one_width_lose_the_same_channels_and_labelled_images_none() -> None:
-    change = complementary_dropout(2, 3, torch.tensor([1]), torch.Generator().manual_seed(0))
+    change = complementary_dropout(2, torch.tensor([True, False, True]), Draws(torch.Generator().manual_seed(0)))
     maps = [torch.ones(8, width, side, side) for width, side in ((16, 8), (32, 4), (16, 2))]
     fine, other, coarse = change(maps)
     assert all(one.shape == map_.shape for one, map_ in zip((fine, other, coarse), maps, strict=True))
@@ -246,8 +248,8 @@ def test_labelled_losses_do_not_wait_for_the_device(name: str) -> None:
 def test_methods_do_not_wait_for_the_device(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Views are made beforehand: their draws are on the CPU, where reading a value waits for nobody."""
     step = make_step(Recorder(*student_logits(2 if method is unimatch_v2 else 1)))
-    generator = torch.Generator().manual_seed(0)
-    boxes, partners = draw_boxes(4, 8, 8, step.cutmix, generator), draw_partners(4, generator)
+    boxes = draw_boxes(4, 8, 8, step.cutmix, Draws(torch.Generator().manual_seed(0)))
+    partners = partners_of(4)
     monkeypatch.setattr(Step, "strong_view", lambda self: StrongView(self.unlabeled, boxes, partners))
     config = {mean_teacher: (MeanTeacherConfig("kl"),), unimatch_v2: (UniMatchV2Config(),)}.get(method, ())
     with Waits():
