@@ -22,6 +22,7 @@ GROUPS = {
     "diversity_sampling": "s5.selection:SamplingConfig",
     "s4p": "s5.semisup:S4PConfig",
     "finetune": "s5.finetuning:SupervisedConfig",
+    "detection": "s5.detection.config:DetectionConfig",
     "evaluation": "s5_kedro.pipelines.evaluation.config:EvaluationConfig",
 }
 PLAIN = ("dataset", "seed")

@@ -18,6 +18,8 @@ _UPSTREAM: dict[str, tuple[str, ...]] = {
     "finetune": ("s4p_pretrain",),
     # No training upstream: a finished model is evaluated on any card; a missing one is a clear error.
     "evaluation": ("ingestion",),
+    # Objects have boxes of their own, and a network of their own: not part of the whole chain.
+    "detection": ("ingestion",),
     "report": ("supervised", "finetune", "evaluation"),
 }
 

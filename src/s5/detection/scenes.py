@@ -22,7 +22,7 @@ TRAINING_SPLITS = ("labeled", "unlabeled", "noisy")
 # An image of several splits is used in the first of these alone: what a model is judged on, it never learns.
 _ORDER = ("test", "val", "labeled", "unlabeled", "noisy")
 _LABEL_SUFFIXES = (".txt", ".xml")
-_CORNERS = ("x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4")
+CORNERS = ("x1", "y1", "x2", "y2", "x3", "y3", "x4", "y4")
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def to_tables(scenes: Sequence[Scene]) -> tuple[pd.DataFrame, pd.DataFrame]:
         for s in scenes
         for name, flag, corners in zip(s.annotations.names, s.annotations.difficult, s.annotations.corners, strict=True)
     ]
-    return table, pd.DataFrame(boxes, columns=["image", "class", "difficult", *_CORNERS])
+    return table, pd.DataFrame(boxes, columns=["image", "class", "difficult", *CORNERS])
 
 
 def from_tables(scenes: pd.DataFrame, boxes: pd.DataFrame) -> list[Scene]:
@@ -165,7 +165,7 @@ def from_tables(scenes: pd.DataFrame, boxes: pd.DataFrame) -> list[Scene]:
     for row in scenes.to_dict("records"):
         own = groups.get(row["image"], boxes.iloc[:0])
         annotations = Annotations(
-            own[list(_CORNERS)].to_numpy(np.float64).reshape(-1, 4, 2),
+            own[list(CORNERS)].to_numpy(np.float64).reshape(-1, 4, 2),
             tuple(own["class"]),
             own["difficult"].to_numpy(np.bool_),
         )
