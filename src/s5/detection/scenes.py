@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -82,7 +82,11 @@ class DetectionData:
 
 
 def collect_scenes(
-    card: DatasetCard, images: Iterable[tuple[str, str]], *, classes: Sequence[str] = ()
+    card: DatasetCard,
+    images: Iterable[tuple[str, str]],
+    *,
+    classes: Sequence[str] = (),
+    held_out: Collection[str] = (),
 ) -> tuple[list[Scene], list[BadBox]]:
     """Find and read the boxes of a dataset's images.
 
@@ -93,6 +97,7 @@ def collect_scenes(
     Args:
         images: Path and split of each image that can be read.
         classes: Known classes; none knows all.
+        held_out: Images of which a part lies where a model is judged: nothing is learnt from them.
 
     Raises:
         CardError: no split of the card has boxes, or nothing usable is left.
@@ -106,6 +111,10 @@ def collect_scenes(
         )
     scenes, bad = [], []
     for image, split in sorted(_once(images).items()):
+        if image in held_out and split in TRAINING_SPLITS:
+            reason = f"{card.shown(Path(image))}: a part of it lies in or over a held-out place; it is left out whole"
+            bad.append(BadBox(Path(image), "held_out", reason))
+            continue
         found = _label_file(Path(image), split, folders)
         if found is None:
             if split in folders:

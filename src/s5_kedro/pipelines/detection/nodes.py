@@ -11,7 +11,7 @@ from s5_kedro.project import find_card, find_file, project_root
 from s5_kedro.tracking import MetricsLog
 
 
-def collect_objects(tile_manifest: Any, dataset: str, classes: list[str]) -> tuple[Any, Any, Any]:
+def collect_objects(tile_manifest: Any, quarantine: Any, dataset: str, classes: list[str]) -> tuple[Any, Any, Any]:
     """Read the boxes of all usable images; returns a table of scenes, one of boxes and one of what is left out."""
     import pandas as pd
 
@@ -19,7 +19,8 @@ def collect_objects(tile_manifest: Any, dataset: str, classes: list[str]) -> tup
     from s5.detection.scenes import collect_scenes, to_tables
 
     images = tile_manifest[["image", "split"]].drop_duplicates().itertuples(index=False, name=None)
-    scenes, bad = collect_scenes(load_card(find_card(dataset)), images, classes=classes)
+    held_out = set(quarantine.loc[quarantine["kind"] == "held_out", "path"])
+    scenes, bad = collect_scenes(load_card(find_card(dataset)), images, classes=classes, held_out=held_out)
     rows = [(str(one.path), one.kind, one.reason) for one in bad]
     return *to_tables(scenes), pd.DataFrame(rows, columns=["path", "kind", "reason"])
 

@@ -18,7 +18,7 @@ def create_pipeline() -> Pipeline:
         [
             node(
                 collect_objects,
-                inputs=["tile_manifest", "params:dataset", "params:detection.classes"],
+                inputs=["tile_manifest", "quarantine", "params:dataset", "params:detection.classes"],
                 outputs=["detection_scenes", "detection_boxes", "detection_quarantine"],
                 name="collect_objects",
             ),
