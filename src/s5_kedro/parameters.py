@@ -25,6 +25,7 @@ GROUPS = {
     "s4p": "s5.semisup:S4PConfig",
     "finetune": "s5.finetuning:SupervisedConfig",
     "ablation": "s5_kedro.pipelines.ablation.config:AblationConfig",
+    "detection": "s5.detection.config:DetectionConfig",
     "evaluation": "s5_kedro.pipelines.evaluation.config:EvaluationConfig",
     "scene": "s5_kedro.pipelines.scene_inference.config:SceneParameters",
 }

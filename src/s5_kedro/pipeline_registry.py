@@ -22,6 +22,8 @@ _UPSTREAM: dict[str, tuple[str, ...]] = {
     "ablation": ("ingestion",),
     # No training upstream either; in the whole chain it maps a test image with the model that was just fine-tuned.
     "scene_inference": (),
+    # Objects have boxes of their own, and a network of their own: not part of the whole chain.
+    "detection": ("ingestion",),
     "report": ("supervised", "finetune", "evaluation", "scene_inference"),
 }
 

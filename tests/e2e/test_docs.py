@@ -15,7 +15,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("docs/pipelines/*.md"), ROOT / "README.md"])
-METRICS = re.compile(r"\w+\.(loss|lr|val_miou|confident_share|pseudo_accuracy)|evaluation\.\w+\.miou")
+METRICS = re.compile(r"\w+\.(loss|lr|val_miou|val_map50|map50|confident_share|pseudo_accuracy)|evaluation\.\w+\.miou")
 SHARED = {"seed_model", "supervised", "finetune"}
 
 

@@ -14,7 +14,9 @@ import {module}
 """
 
 
-@pytest.mark.parametrize("module", ["s5.models", "s5.losses", "s5.metrics", "s5.engine", "s5.semisup", "s5.finetuning"])
+@pytest.mark.parametrize(
+    "module", ["s5.models", "s5.losses", "s5.metrics", "s5.engine", "s5.semisup", "s5.finetuning", "s5.detection"]
+)
 def test_room_imports_without_the_rest(module: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", BARE.replace("{module}", module)], capture_output=True, text=True, check=False

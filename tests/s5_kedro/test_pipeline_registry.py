@@ -90,7 +90,7 @@ def test_no_output_stays_in_memory(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(entries()))
 def test_files_are_named_after_their_entry_and_layer(name: str) -> None:
-    pattern = rf"data/0[1-8]_[a-z_]+/{name}\.(parquet|json|npy|png|html)"
+    pattern = rf"data/0[1-8]_[a-z_]+/{name}\.(parquet|json|npy|png|html|gpkg)"
     assert re.fullmatch(pattern, entries()[name]["filepath"])
     assert entries()[name]["versioned"] is True
     if name in LAYERS:
@@ -104,7 +104,7 @@ def test_the_catalog_has_no_entry_that_nothing_makes() -> None:
 def test_layers_for_kedro_viz_form_no_cycle() -> None:
     layer = {name: entry["metadata"]["kedro-viz"]["layer"] for name, entry in entries().items()}
     follows: dict[str, set[str]] = {}
-    for node in PIPELINES["__default__"].nodes:
+    for node in {node for pipeline in PIPELINES.values() for node in pipeline.nodes}:
         for source in set(node.inputs) & set(layer):
             for target in node.outputs:
                 if layer[source] != layer[target]:

@@ -118,6 +118,7 @@ def fit(
     validate: Callable[[nn.Module], float] | None = None,
     log: LogFn = log_nothing,
     read_threads: int = 1,
+    score_name: str = "val_miou",
     group: Group = ALONE,
     profile_steps: int = 0,
 ) -> FitState:
@@ -137,6 +138,7 @@ def fit(
             in another process holds all of them. Speed and memory go there too, and nowhere else: a history is the same
             on any machine.
         read_threads: Threads that read batches ahead; the result does not depend on it.
+        score_name: What the score is called in the history.
         group: The processes that train together.
         profile_steps: Steps of which `torch.profiler` writes a trace into the folder ``traces`` beside `folder`.
 
@@ -176,7 +178,7 @@ def fit(
                 speed = gauge.read()
                 began = time.perf_counter()
                 if validating and validate is not None:
-                    rows[-1]["val_miou"] = _keep_best(method.evaluated(), validate, state, done, group)
+                    rows[-1][score_name] = _keep_best(method.evaluated(), validate, state, done, group)
                     due = due or (config.checkpoint_every > 0 and state.best_step == done < config.steps)
                 state.history.extend(rows)
                 _log_rows(log, rows[:-1])

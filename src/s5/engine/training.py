@@ -136,7 +136,7 @@ def train_network(
     before = init or {}
     inputs = {"data": data.fingerprint(), "init": before.get("sha256"), **(inputs or {})}
     stage = project / "data" / "06_models" / name
-    folder, resolved = _run_folder(stage, settings, inputs, compute)
+    folder, resolved = run_folder(stage, settings, inputs, compute)
     network = start_model(model, data, seed=seed, project=project, init=init)
     if tune.what != "all" and init is None and model.encoder_weights is None:
         logger.warning("%s: tune.what=%s trains on a random encoder; give model.encoder_weights.", name, tune.what)
@@ -181,7 +181,7 @@ def train_network(
 _HOW_OFTEN = ("checkpoint_every", "keep")  # of a stage; what is trained is the same whatever they are
 
 
-def _run_folder(
+def run_folder(
     stage: Path, settings: Mapping[str, Any], inputs: Mapping[str, Any], config: ComputeConfig
 ) -> tuple[Path, Compute]:
     """The folder of a run, and what it computes with: an unfinished run keeps its precision on any hardware."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import rasterio
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import CRSError, RasterioError, RasterioIOError
@@ -382,7 +383,13 @@ def _open(path: Path | str, *, pixels_only: bool = False) -> Iterator[Any]:
         except RasterioError as error:
             raise UnreadableRasterError(f"{path}: cannot be opened as a raster ({one_line(error)})") from error
         with source:
-            yield source
+            try:
+                yield source
+            except CPLE_BaseError as error:
+                # What GDAL says of a broken file beside the raster, such as an .xml, comes as it is (rasterio 1.4).
+                raise UnreadableRasterError(
+                    f"{path}: what lies beside it cannot be read ({one_line(error)}); correct it"
+                ) from error
 
 
 def _is_lone_tiff(path: Path | str) -> bool:

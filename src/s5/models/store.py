@@ -6,12 +6,12 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from s5.files import replacing, sha256_of
 from s5.models.multi import MultiDatasetModel, create_multi_model
@@ -21,10 +21,18 @@ logger = logging.getLogger(__name__)
 
 _HEADER = "s5"
 
-M = TypeVar("M", SegmentationModel, MultiDatasetModel)
+M = TypeVar("M", bound=nn.Module)
 
 
-def save_model(model: SegmentationModel | MultiDatasetModel, path: Path, *, metadata: Mapping[str, Any]) -> None:
+class Stored(Protocol):
+    """A network that can be stored: `architecture` has the keywords of the function that builds it."""
+
+    architecture: dict[str, Any]
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+
+def save_model(model: Stored, path: Path, *, metadata: Mapping[str, Any]) -> None:
     """Write weights, architecture and `metadata` as one safetensors file, whole or not at all.
 
     Equal weights and metadata give equal bytes: keep paths, times and run ids out of `metadata`.
@@ -68,6 +76,12 @@ def load_model(path: Path, *, task: str | None = None) -> tuple[SegmentationMode
     if task is None:
         raise ValueError(f"{path}: the network is for the data sets {list(dict(datasets))}; say which with task=...")
     return _rebuild(create_multi_model, tensors, metadata, path).for_task(task), metadata
+
+
+def load_network(path: Path, create: Callable[..., M]) -> tuple[M, dict[str, Any]]:
+    """`load_model` for a network of another kind, which `create` builds from its architecture."""
+    tensors, metadata = _read(path)
+    return _rebuild(create, tensors, metadata, path), metadata
 
 
 def load_multi_model(path: Path) -> tuple[MultiDatasetModel, dict[str, Any]]:

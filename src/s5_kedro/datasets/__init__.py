@@ -6,10 +6,12 @@ from s5_kedro.datasets.documents import HTMLDataset, JSONDataset
 from s5_kedro.datasets.figures import FigureDataset
 from s5_kedro.datasets.pointers import ModelPointerDataset
 from s5_kedro.datasets.tables import GeoParquetDataset, ParquetDataset
+from s5_kedro.datasets.vectors import GeoPackageDataset
 
 __all__ = [
     "AtomicDataset",
     "FigureDataset",
+    "GeoPackageDataset",
     "GeoParquetDataset",
     "HTMLDataset",
     "JSONDataset",

@@ -382,3 +382,12 @@ def test_an_error_while_writing_blocks_leaves_nothing(tmp_path):
     with pytest.raises(KeyError):
         write_blocks(tmp_path / "a.tif", describe(tmp_path / "like.tif"), blocks())
     assert [path.name for path in tmp_path.iterdir()] == ["like.tif"]
+
+
+def test_a_broken_xml_beside_a_raster_is_an_error_of_ours(tmp_path):
+    write_geotiff(tmp_path / "a.tif", noise((3, 8, 8)))
+    (tmp_path / "a.xml").write_text("<annotation><object>")
+    with pytest.raises(UnreadableRasterError, match=r"a\.tif: what lies beside it cannot be read .*not all elements"):
+        describe(tmp_path / "a.tif")
+    with pytest.raises(UnreadableRasterError, match="beside it"):
+        list(read_windows(tmp_path / "a.tif", [Window(0, 0, 8, 8)]))
