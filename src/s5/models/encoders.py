@@ -25,6 +25,11 @@ _S5_TAPS = {
     (32, 1280): (15, 23, 27, 31),
 }
 
+# Narrower networks of timm's, for training on CPUs: the name of the network, and what is different.
+SLIM_ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "resnet18_slim": ("resnet18", {"channels": (64, 96, 128, 192)}),
+}
+
 _WRONG_SIZE = ("must match the size", "is invalid for input of size")
 
 
@@ -153,7 +158,8 @@ def create_encoder(
 
     Args:
         name: "s5_vit_b", "s5_vit_l", "s5_vit_h" (AAAI 2026), "s5_vit_b_rvsa", "s5_vit_l_rvsa", "s5_vit" with its sizes
-            in `options`, or a timm model name, e.g. "resnet18", "swin_base_patch4_window7_224".
+            in `options`, "resnet18_slim" (a quarter of the weights of resnet18), or a timm model name, e.g. "resnet18",
+            "swin_base_patch4_window7_224".
         bands: input bands.
         drop_path: stochastic depth rate in [0, 1).
         image_size: side in px for which position embeddings are made; None takes the network's own (S5: 512).
@@ -194,9 +200,10 @@ def _create_s5(name: str, bands: int, drop_path: float, image_size: int | None, 
 
 
 def _create_timm(name: str, bands: int, drop_path: float, image_size: int | None, options: dict[str, Any]) -> Encoder:
-    if not timm.is_model(name):
+    of_timm, narrower = SLIM_ENCODERS.get(name, (name, {}))
+    if not timm.is_model(of_timm):
         raise ValueError(f"encoder: neither S5 nor timm has a network {name!r}{_did_you_mean(name)}")
-    body = _build(name, bands, drop_path, image_size, options)
+    body = _build(of_timm, bands, drop_path, image_size, {**narrower, **options})
     info: Any = body.feature_info
     strides, channels = info.reduction(), info.channels()
     inner: Any = getattr(body, "model", None)
@@ -244,7 +251,7 @@ def _build(name: str, bands: int, drop_path: float, image_size: int | None, give
 
 
 def _did_you_mean(name: str) -> str:
-    near = difflib.get_close_matches(name, [*S5_ENCODERS, *timm.list_models()], n=3, cutoff=0.6)
+    near = difflib.get_close_matches(name, [*S5_ENCODERS, *SLIM_ENCODERS, *timm.list_models()], n=3, cutoff=0.6)
     if not near:
         return "; timm.list_models() names what there is"
     return "; did you mean " + " or ".join(repr(n) for n in near) + "?"
