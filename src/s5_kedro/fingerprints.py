@@ -31,6 +31,12 @@ _OF_THE_MACHINE = {
     "compute.cache_mb",
     "compute.read_threads",
     "compute.part",
+    "compute.devices",
+    "compute.hosts",
+    "compute.rendezvous",
+    "compute.restarts",
+    "compute.sharding",
+    "compute.profile_steps",
     "diversity_sampling.workers",
 }
 _OF_CHECKPOINTS = (".checkpoint_every", ".keep")
