@@ -32,6 +32,7 @@ mlflow: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/scoring.py
 	$(BIN)/python benchmarks/s4p_step.py
+	$(BIN)/python benchmarks/loading.py
 	$(BIN)/python benchmarks/networks.py
 	$(BIN)/python benchmarks/scoring.py --shards
 	$(BIN)/python benchmarks/selection.py

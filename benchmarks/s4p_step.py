@@ -1,17 +1,21 @@
-"""S4P steps/s of the engine, loading and augmentation included, against the bare maths of the same step.
+"""S4P steps/s of the engine, loading and augmentation included, against two references.
 
-The bare maths runs on preloaded tensors: teacher forward, student forward and backward, AdamW, EMA, nothing else.
-Both run in turn in one process; medians of the ratio of neighbouring runs. Usage: python benchmarks/s4p_step.py
+The bare maths runs on preloaded tensors: teacher forward, student forward and backward, AdamW, EMA, nothing else. The
+papers' step (benchmarks/papers.py) loads as well, both from the same files, without a cache. They run in turn in one
+process; medians of the ratio of neighbouring runs. Usage: python benchmarks/s4p_step.py [--only bare|papers]
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import tempfile
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
+from papers import PapersStep, papers_batches
 from s5.data.loader import read_ahead
 from s5.data.transforms import Normalizer
 from s5.engine import ComputeConfig, resolve_compute
@@ -19,7 +23,7 @@ from s5.models import create_model
 from s5.semisup import S4PConfig
 from s5.semisup.s4p import S4P
 from timing import paired
-from worlds import tiles_in_memory
+from worlds import tiles_in_memory, tiles_on_disk
 
 
 def main() -> None:
@@ -28,7 +32,53 @@ def main() -> None:
     parser.add_argument("--decoder", default="upernet")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--only", choices=("bare", "papers"))
     args = parser.parse_args()
+    if args.only != "papers":
+        against_bare_maths(args)
+    if args.only != "bare":
+        against_papers(args)
+
+
+def against_papers(args: argparse.Namespace, encoder: str = "vit_small_patch16_224", crop: int = 128) -> None:
+    """The engine's step against the papers', both with loading: ViT-S + UPerNet, 8 + 8 crops."""
+    compute = resolve_compute(ComputeConfig(read_threads=2))
+    models = [
+        create_model(encoder, "upernet", classes=5, decoder_channels=64, image_size=crop, checkpointing=checkpointing)
+        for checkpointing in (False, True)
+    ]
+    for model in models:
+        model.to(compute.device)
+    models[0].to(memory_format=torch.channels_last)
+    workers = 2 if compute.device.type == "cpu" else 8
+    with tempfile.TemporaryDirectory() as folder:
+        source, stats, labels = tiles_on_disk(Path(folder), 64, crop, masks=True)
+        files = [Path(folder) / f"{i}.tif" for i in range(64)]
+        masks = [Path(folder) / f"{i}_mask.tif" for i in range(64)]
+        config = S4PConfig(teacher="self", ema_decay=0.0, augmentation={"crop": crop})
+        method = S4P(models[0], source, source, Normalizer(stats, compute.device), labels, config, compute, seed=0)
+        papers = PapersStep(models[1], compute)
+
+        def ours() -> None:
+            for step, batches in enumerate(read_ahead(method.read, range(args.steps), depth=2, threads=2)):
+                method.step(step, batches)
+
+        def theirs() -> None:
+            for batches in papers_batches(files, masks, crop=crop, batch=8, steps=args.steps, workers=workers):
+                papers(*batches)
+
+        seconds, papers_seconds, ratio = paired(ours, theirs, rounds=args.rounds)
+    images = 16 * args.steps
+    print(
+        f"S4P step, {encoder} + upernet, 8 + 8 crops of {crop} px, {compute.device}, {compute.precision}, with loading"
+    )
+    print(
+        f"  engine {images / seconds:.1f} images/s, the papers' step {images / papers_seconds:.1f} images/s, "
+        f"ratio {ratio:.2f} (bar: 1.8)"
+    )
+
+
+def against_bare_maths(args: argparse.Namespace) -> None:
     compute = resolve_compute(ComputeConfig())
     source, stats, labels = tiles_in_memory(count=64, size=256)
     config = S4PConfig()

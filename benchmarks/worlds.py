@@ -36,7 +36,7 @@ def tiles_in_memory(count: int, size: int) -> tuple[InMemoryTiles, BandStatistic
 
 
 def tiles_on_disk(
-    folder: Path, count: int, size: int, *, shards: bool = False
+    folder: Path, count: int, size: int, *, shards: bool = False, masks: bool = False, cache_mb: int = 0
 ) -> tuple[TileReader, BandStatistics, LabelSpace]:
     """GeoTIFFs of smooth noise, which compress about as imagery does, read without a cache; packed where asked for."""
     rng = np.random.default_rng(0)
@@ -45,10 +45,13 @@ def tiles_on_disk(
         coarse = rng.integers(0, 200, (3, size // 8, size // 8)).repeat(8, 1).repeat(8, 2)
         image = (coarse + rng.integers(0, 16, coarse.shape)).astype(np.uint8)
         write_geotiff(folder / f"{i}.tif", image)
-        rows.append((f"{i}", str(folder / f"{i}.tif"), None, 0, 0, size, size))
+        mask = folder / f"{i}_mask.tif"
+        if masks:
+            write_geotiff(mask, rng.integers(0, 5, (size // 8, size // 8), dtype=np.uint8).repeat(8, 0).repeat(8, 1))
+        rows.append((f"{i}", str(folder / f"{i}.tif"), str(mask) if masks else None, 0, 0, size, size))
     manifest = pd.DataFrame(rows, columns=["tile_id", "image", "mask", "row", "col", "height", "width"])
     if shards:
         manifest = manifest.assign(split="unlabeled", group="", crs="", valid_share=1.0)
         manifest = pack_tiles(manifest, folder / "shards", ShardingConfig(), bands=3).index.assign(row=0, col=0)
     _, statistics, labels = tiles_in_memory(1, 8)
-    return TileReader(manifest, bands=3, size=size, cache_mb=0), statistics, labels
+    return TileReader(manifest, bands=3, size=size, cache_mb=cache_mb), statistics, labels
