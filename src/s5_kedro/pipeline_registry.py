@@ -11,6 +11,7 @@ from kedro.pipeline import Pipeline
 _UPSTREAM: dict[str, tuple[str, ...]] = {
     "ingestion": (),
     "sharding": ("ingestion",),
+    "training_plan": ("ingestion",),
     "seed_training": ("ingestion",),
     "supervised": ("ingestion",),
     "entropy_scoring": ("seed_training",),

@@ -1,5 +1,5 @@
 """Semi-supervised segmentation as pretraining (S4P)."""
 
-from s5.semisup.s4p import S4PConfig, pretrain_s4p
+from s5.semisup.s4p import S4PConfig, plan_s4p, pretrain_s4p
 
-__all__ = ["S4PConfig", "pretrain_s4p"]
+__all__ = ["S4PConfig", "plan_s4p", "pretrain_s4p"]

@@ -6,7 +6,7 @@ What the methods share stands here; what a method does with a step stands in a f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from s5.engine import (
     launchable,
     train_network,
 )
+from s5.engine.compute import resolve_compute
+from s5.engine.planning import PlanConfig, make_plan, try_batches
+from s5.engine.training import start_model
 from s5.losses import balanced_weights, labeled_loss
 from s5.models import ModelConfig, SegmentationModel
 from s5.seeds import Draws, torch_generator
@@ -298,4 +301,45 @@ def pretrain_s4p(
         val_batch_size=config.val_batch_size,
         log=log,
         inputs={"pool": list(pool_ids)},
+    )
+
+
+def plan_s4p(
+    data: SegmentationData,
+    model: ModelConfig,
+    config: S4PConfig,
+    compute: ComputeConfig,
+    plan: PlanConfig,
+    *,
+    budget: int,
+) -> dict[str, Any]:
+    """Which batch of S4P fits here, and what the recipe takes (`s5.engine.planning.make_plan`); nothing is kept.
+
+    Args:
+        budget: Tiles that the pool is to have.
+
+    Raises:
+        ValueError: not even one image fits, or there are no labelled or unlabelled tiles.
+    """
+    labeled, unlabeled = data.split("labeled"), data.split("unlabeled")
+    resolved = resolve_compute(replace(compute, devices=1, hosts=1, accumulate=1))
+
+    def make(size: int) -> S4P:
+        network = start_model(model, data, seed=0, project=Path())
+        network.to(resolved.device).to(memory_format=torch.channels_last)
+        more = max(1, round(size * config.unlabeled_batch_size / config.batch_size))
+        sized = replace(config, batch_size=size, unlabeled_batch_size=more)
+        normalizer = Normalizer(data.statistics, resolved.device)
+        return S4P(network, labeled, unlabeled, normalizer, data.labels, sized, resolved, seed=0)
+
+    per_step = {"labeled": config.batch_size, "unlabeled": config.unlabeled_batch_size}
+    return make_plan(
+        try_batches(make, resolved, plan),
+        batch_size=max(1, config.batch_size // compute.processes),
+        images_per_step=sum(per_step.values()) // compute.processes,
+        steps=config.steps,
+        pools={
+            "labelled tiles": (len(labeled), per_step["labeled"]),
+            "the pool": (min(budget, len(unlabeled)), per_step["unlabeled"]),
+        },
     )
