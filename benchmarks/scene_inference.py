@@ -105,7 +105,7 @@ def throughput(args: argparse.Namespace, compute: Compute) -> None:
     )
 
 
-def peak_memory(size: int, polygons: bool, compute: Compute) -> None:
+def peak_memory(size: int, polygons: bool) -> None:
     """Map a scene of `size` x `size` pixels in this process, and print what that took."""
     model = SceneModel(TinyNetwork(), CLASSES, STATISTICS, COLORS, "tiny")
     before = memory_now()
@@ -113,7 +113,7 @@ def peak_memory(size: int, polygons: bool, compute: Compute) -> None:
         scene = Path(name) / "scene.tif"
         write_scene(scene, size)
         start = time.perf_counter()
-        map_scene(scene, Path(name) / "out", model, SceneConfig(polygons=polygons), compute)
+        map_scene(scene, Path(name) / "out", model, SceneConfig(polygons=polygons), ComputeConfig())
         seconds = time.perf_counter() - start
     print(
         f"  {size} x {size}: peak {memory_peak() / 1e9:.2f} GB resident (imports {before / 1e9:.2f} GB), "
@@ -150,7 +150,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     compute = resolve_compute(ComputeConfig())
     if args.alone:
-        peak_memory(args.alone, not args.no_polygons, compute)
+        peak_memory(args.alone, not args.no_polygons)
         return
     if args.size:
         throughput(args, compute)

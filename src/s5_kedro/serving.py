@@ -1,6 +1,7 @@
 """A finished model for others to use: `python -m s5_kedro.serving MODEL FOLDER`.
 
-Writes an MLflow model that `mlflow models serve` starts, or, with `--format torch`, a `torch.export` program.
+Writes an MLflow model that `mlflow models serve` starts, or one file: with `--format torch` a `torch.export` program, with
+`--format onnx` an ONNX model.
 """
 
 from __future__ import annotations
@@ -72,10 +73,10 @@ def main(arguments: list[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(prog="python -m s5_kedro.serving", description=__doc__)
     parser.add_argument("model", help="a model pointer (.json), weights (.safetensors) or a released file (.pth)")
-    parser.add_argument("target", type=Path, help="a new folder; with --format torch a file that ends in .pt2")
-    parser.add_argument("--format", choices=("pyfunc", "torch"), default="pyfunc")
+    parser.add_argument("target", type=Path, help="a new folder; a file with --format torch (.pt2) or onnx (.onnx)")
+    parser.add_argument("--format", choices=("pyfunc", "torch", "onnx"), default="pyfunc")
     parser.add_argument("--task", help="of a model for several datasets, the one whose classes are mapped")
-    parser.add_argument("--size", type=int, default=512, help="side of the images of a torch program, in pixels")
+    parser.add_argument("--size", type=int, default=512, help="side of the images that a file takes, in pixels")
     args = parser.parse_args(arguments)
     from s5_kedro.pipelines.scene_inference.models import scene_model
 
@@ -85,11 +86,12 @@ def main(arguments: list[str] | None = None) -> None:
             write_pyfunc(model, args.target)
             said = f"mlflow models serve -m {args.target} --env-manager local"
         else:
-            from s5.inference.serving import export_program
+            from s5.inference.serving import export_onnx, export_program
 
-            difference = export_program(model.network, model.statistics, args.target, size=args.size)
+            export = export_onnx if args.format == "onnx" else export_program
+            difference = export(model.network, model.statistics, args.target, size=args.size)
             said = f"{args.target}: probabilities differ from the network's by at most {difference:.1g}"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         sys.exit(f"Error: {error}")
     sys.stdout.write(said + "\n")
 

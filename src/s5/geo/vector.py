@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import geopandas
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pyogrio
 import rasterio.features
 from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
@@ -62,10 +65,10 @@ def write_polygons(
 def write_polygon_batches(
     path: Path, batches: Iterable[tuple[Sequence[Any], Mapping[str, Sequence[Any]]]], crs: str
 ) -> int:
-    """`write_polygons` for a GeoPackage of any length: geometries and attributes come batch by batch.
+    """`write_polygons` for a file of any length: geometries and attributes come batch by batch.
 
     Args:
-        path: Ends in ``.gpkg``.
+        path: Ends in ``.gpkg``, or in ``.parquet`` for GeoParquet, with a row group a batch.
         batches: Polygons and their attributes; the first batch, empty or not, has the columns of all.
         crs: As for `write_polygons`.
 
@@ -79,7 +82,32 @@ def write_polygon_batches(
         geopandas.GeoDataFrame(dict(attributes), geometry=list(geometries), crs=crs or None)
         for geometries, attributes in batches
     )
+    if path.suffix == ".parquet":
+        return _write_parquet(path, frames)
     return _write_frames(path, frames, None, geometry_type="Polygon")
+
+
+def _write_parquet(path: Path, frames: Iterable[Any]) -> int:
+    """GeoParquet 1.0: WKB, and what it means as JSON under the key ``geo``; geopandas writes only whole tables."""
+    count = 0
+    with replacing(path) as temporary, ExitStack() as open_files:
+        writer: pq.ParquetWriter | None = None
+        for frame in frames:
+            if writer is not None and frame.empty:
+                continue
+            table = pa.Table.from_pandas(frame.to_wkb(), preserve_index=False)
+            if writer is None:
+                schema = table.schema.with_metadata({"geo": json.dumps(_geo_metadata(frame))})
+                writer = open_files.enter_context(pq.ParquetWriter(temporary, schema, compression="zstd"))
+            writer.write_table(table.cast(writer.schema))
+            count += len(frame)
+    return count
+
+
+def _geo_metadata(frame: Any) -> dict[str, Any]:
+    crs = None if frame.crs is None else frame.crs.to_json_dict()
+    column = {"encoding": "WKB", "geometry_types": ["Polygon"], "crs": crs}
+    return {"version": "1.0.0", "primary_column": "geometry", "columns": {"geometry": column}}
 
 
 def _write_frames(path: Path, frames: Iterable[Any], layer: str | None, geometry_type: str | None = None) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 TTA = Literal["none", "flips", "dihedral"]
+PolygonFormat = Literal["gpkg", "parquet"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class SceneConfig:
         probabilities: Also write the probability of each class.
         entropy: Also write the entropy of each pixel, in [0, 1].
         polygons: Also write polygons.
+        polygon_format: ``"gpkg"`` (GeoPackage) or ``"parquet"`` (GeoParquet).
         min_area: Minimum mapping unit of the polygons, in m2 (pixels where there is no CRS); smaller areas go to their
             largest neighbour. 0 keeps all.
         simplify: Side in pixels of the corners that are cut off polygons; 0 follows the pixels' edges.
@@ -43,6 +45,7 @@ class SceneConfig:
     probabilities: bool = False
     entropy: bool = False
     polygons: bool = True
+    polygon_format: PolygonFormat = "gpkg"
     min_area: float = 0.0
     simplify: float = 1.5
 
@@ -63,6 +66,8 @@ class SceneConfig:
             )
         if self.tta not in ("none", "flips", "dihedral"):
             raise ValueError(f"tta: expected none, flips or dihedral, got {self.tta!r}")
+        if self.polygon_format not in ("gpkg", "parquet"):
+            raise ValueError(f"polygon_format: expected gpkg or parquet, got {self.polygon_format!r}")
         if self.gsd is not None and not self.gsd > 0:
             raise ValueError(f"gsd: expected a positive number of metres, got {self.gsd!r}")
         for name in ("min_area", "simplify"):

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from s5.engine import Compute, release_freed_memory
+from s5.engine import Compute, ComputeConfig, release_freed_memory, resolve_compute
 from s5.files import write_json
 from s5.inference.blending import BlendGrid
 from s5.inference.config import SceneConfig
-from s5.inference.predictor import Predictor
-from s5.inference.strips import NODATA, STEPS, map_strips
+from s5.inference.processes import StripJob, run_in_processes
+from s5.inference.strips import NODATA, STEPS
 from s5.types import BandStatistics, Window
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ _LOG = logging.getLogger(__name__)
 RECORD = "map.json"
 _MOST_ZOOM = 8  # a window of a finer scene is as many times larger, and memory with it
 _PRODUCTS = (
-    "classes.tif", "classes.qml", "probabilities.tif", "entropy.tif", "polygons.gpkg", "polygons.qml", "areas.csv",
-    "zone_areas.csv", "quicklook.png", "index.html",
+    "classes.tif", "classes.qml", "probabilities.tif", "entropy.tif", "polygons.gpkg", "polygons.parquet",
+    "polygons.qml", "areas.csv", "zone_areas.csv", "quicklook.png", "index.html",
 )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def map_scene(
     folder: Path,
     model: SceneModel,
     config: SceneConfig,
-    compute: Compute,
+    compute: ComputeConfig,
     *,
     zones: Path | None = None,
     draw: Callable[[ScenePictures, Path], Sequence[str]] | None = None,
@@ -131,7 +131,7 @@ def map_scene(
         folder: The scene's own folder.
         model: The network.
         config: How it is mapped.
-        compute: Device and precision.
+        compute: Device and precision, and in how many processes (`devices`) strips are mapped.
         zones: A vector file; areas are also given for each of its polygons.
         draw: Called at the end with what pictures are made from and the folder to write them to; returns their names,
             of ``quicklook.png`` and ``index.html``.
@@ -140,14 +140,15 @@ def map_scene(
         UnreadableRasterError: the scene cannot be opened.
         ValueError: the scene has another number of bands than the network takes, or no known ground sampling distance
             where one is needed.
-        OSError: `folder` cannot be written, or the disk is full.
+        OSError: `folder` cannot be written, the disk is full, or one of several processes failed.
     """
     from s5.geo.raster import describe
 
     info = describe(image)
     _check_bands(image, info, len(model.statistics.bands))
     zoom, notes = _zoom(image, info, config), _notes(image, info)
-    key = _key(image, model, config, compute, zones)
+    here = resolve_compute(compute)
+    key = _key(image, model, config, here, zones)
     finished = _finished(folder, key)
     if finished is not None:
         _LOG.info("%s: is mapped already", folder)
@@ -158,11 +159,8 @@ def map_scene(
     grid = BlendGrid(
         info.height, info.width, round(config.window / zoom), round(config.overlap / zoom), int(config.trimmed / zoom)
     )
-    predict = Predictor(model.network, model.statistics, device=compute.device, tta=config.tta, zoom=zoom)
-    strips, damaged = map_strips(
-        image, working, grid, predict, bands=len(model.statistics.bands), classes=len(model.classes), config=config,
-        compute=compute,
-    )  # fmt: skip
+    job = StripJob(image, working, grid, model.network, model.statistics, len(model.classes), zoom, config)
+    strips, damaged = run_in_processes(job, compute, here)
     release_freed_memory()  # what forward passes took is not wanted again
     made = _Products(image, info, working, model, config, zones, draw).write(
         strips, [*notes, *_of_damage(image, damaged)]
@@ -373,9 +371,10 @@ class _Products:
                 )
                 release_freed_memory()
 
-        write_polygon_batches(self.working / "polygons.gpkg", batches(), self.info.crs)
+        name = f"polygons.{self.config.polygon_format}"
+        write_polygon_batches(self.working / name, batches(), self.info.crs)
         self._text("polygons.qml", polygon_style(self.model.classes, self.model.colors))
-        return ["polygons.gpkg", "polygons.qml"]
+        return [name, "polygons.qml"]
 
     def _text(self, name: str, text: str) -> None:
         (self.working / name).write_text(text, encoding="utf-8")

@@ -1,8 +1,8 @@
-"""A finished model for arrays in memory: what a server calls, and one file that runs without this project."""
+"""A finished model for arrays in memory: what a server calls, and single files that run without this project."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from s5.models import load_model
 from s5.types import BandStatistics
 
 _AGREES = 1e-4  # of probabilities
+_ANY_NUMBER = torch.export.Dim("batch", min=1, max=1024)
+_MOST_BYTES_OF_ONNX = 2**31 - 2**24  # of a protobuf message, less what the graph takes
 
 
 class ArrayMapper:
@@ -98,23 +100,83 @@ def export_program(network: nn.Module, statistics: BandStatistics, path: Path, *
     Raises:
         ValueError: they differ by more than 1e-4, or `path` has another ending.
     """
-    if path.suffix != ".pt2":
-        raise ValueError(f"{path}: a torch.export program needs a name that ends in .pt2")
+    _check_name(path, ".pt2", "torch.export program")
     whole = _RawToProbabilities(network, statistics).eval()
     images = _examples(statistics, size)
-    batch = torch.export.Dim("batch", min=1, max=1024)
-    with torch.inference_mode(False), torch.no_grad():
-        program = torch.export.export(whole, (images,), dynamic_shapes=({0: batch},))
-        with replacing(path) as temporary:
-            torch.export.save(program, temporary)
-            loaded = torch.export.load(temporary).module()
-            expected = ArrayMapper(network, statistics)
-            difference = max(_difference(loaded, expected, images[:count]) for count in (1, len(images)))
-            if not difference <= _AGREES:
-                raise ValueError(
-                    f"{path}: the exported program differs from the network by {difference:.2g} in its probabilities "
-                    f"(at most {_AGREES:g} was expected); use the safetensors file instead"
-                )
+    with torch.inference_mode(False), torch.no_grad(), replacing(path) as temporary:
+        program = torch.export.export(whole, (images,), dynamic_shapes=({0: _ANY_NUMBER},))
+        torch.export.save(program, temporary)
+        loaded = torch.export.load(temporary).module()
+        return _compared(lambda batch: loaded(batch).numpy(), network, statistics, images, path)
+
+
+def export_onnx(network: nn.Module, statistics: BandStatistics, path: Path, *, size: int = 512) -> float:
+    """Write a model as ONNX: raw float32 ``images`` [B, C, size, size] to ``probabilities``.
+
+    It is run by ONNX Runtime and compared with the network before it gets its name. Needs the extra ``s5[onnx]``.
+
+    Args:
+        network: Normalised images to logits; on the CPU.
+        statistics: How raw bands are normalised.
+        path: Ends in ``.onnx``.
+        size: Height and width of the images; their number is free.
+
+    Returns:
+        The largest difference of probabilities between the file and the network.
+
+    Raises:
+        ImportError: the extra is not installed.
+        ValueError: they differ by more than 1e-4, `path` has another ending, or the weights do not fit the 2 GB that
+            a file of this format may have.
+    """
+    _check_name(path, ".onnx", "ONNX model")
+    size_of_weights = sum(weight.numel() * weight.element_size() for weight in network.parameters())
+    if size_of_weights > _MOST_BYTES_OF_ONNX:
+        raise ValueError(
+            f"{path}: has {size_of_weights / 1e9:.1f} GB of weights, and one ONNX file holds 2 GB; write a "
+            "torch.export program instead"
+        )
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401 what torch.onnx translates with
+    except ImportError as error:
+        raise ImportError(f"ONNX needs the extra s5[onnx] ({error}); install it with: pip install 's5[onnx]'") from error
+    whole = _RawToProbabilities(network, statistics).eval()
+    images = _examples(statistics, size)
+    with torch.inference_mode(False), torch.no_grad(), replacing(path) as temporary:
+        torch.onnx.export(
+            whole, (images,), temporary, dynamo=True, external_data=False, verbose=False, input_names=["images"],
+            output_names=["probabilities"], dynamic_shapes=({0: _ANY_NUMBER},),
+        )  # fmt: skip
+        session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
+
+        def run(batch: Tensor) -> npt.NDArray[Any]:
+            return np.asarray(session.run(["probabilities"], {"images": batch.numpy()})[0])
+
+        return _compared(run, network, statistics, images, path)
+
+
+def _check_name(path: Path, suffix: str, what: str) -> None:
+    if path.suffix != suffix:
+        raise ValueError(f"{path}: a file of this kind ({what}) needs a name that ends in {suffix}")
+
+
+def _compared(
+    exported: Callable[[Tensor], npt.NDArray[Any]], network: nn.Module, statistics: BandStatistics, images: Tensor,
+    path: Path,
+) -> float:  # fmt: skip
+    """The largest difference of probabilities, for one image and for several.
+
+    Raises:
+        ValueError: it is too large.
+    """
+    expected = ArrayMapper(network, statistics)
+    difference = max(_difference(exported, expected, images[:count]) for count in (1, len(images)))
+    if not difference <= _AGREES:
+        raise ValueError(
+            f"{path}: what was exported differs from the network by {difference:.2g} in its probabilities (at most "
+            f"{_AGREES:g} was expected); use the safetensors file instead"
+        )
     return difference
 
 
@@ -125,9 +187,8 @@ def _examples(statistics: BandStatistics, size: int) -> Tensor:
     return (low + noise * (high - low)).float()
 
 
-def _difference(program: nn.Module, mapper: ArrayMapper, images: Tensor) -> float:
-    found = program(images).numpy()
-    return float(np.abs(found - mapper(images.numpy())["probabilities"]).max())
+def _difference(exported: Callable[[Tensor], npt.NDArray[Any]], mapper: ArrayMapper, images: Tensor) -> float:
+    return float(np.abs(exported(images) - mapper(images.numpy())["probabilities"]).max())
 
 
 def raw_dtype(statistics: Mapping[str, Any] | BandStatistics) -> str:

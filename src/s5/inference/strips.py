@@ -31,7 +31,7 @@ NODATA = 255
 STEPS = 250
 """Probabilities, confidence and entropy are stored as whole numbers of 1 / STEPS."""
 
-_DAMAGED = "damaged.json"
+_DAMAGED = "damaged_{}.json"  # one for each process
 _ROWS_AT_ONCE = 64
 
 Outputs = tuple[list[bool], Tensor | None, Tensor | None]
@@ -47,8 +47,12 @@ def map_strips(
     classes: int,
     config: SceneConfig,
     compute: Compute,
+    share: tuple[int, int] = (0, 1),
 ) -> tuple[list[Strip], list[Window]]:
     """Map the strips of a scene that `folder` does not hold yet.
+
+    Several processes may work in one folder, each with its own share: a strip's values depend neither on where a part
+    begins nor on who maps it.
 
     Args:
         image: The scene.
@@ -60,37 +64,44 @@ def map_strips(
         classes: K.
         config: Batches, threads, and what is kept.
         compute: Device and precision.
+        share: (k, n): map the k-th of n runs of neighbouring strips, from 0.
 
     Returns:
-        All strips, from the top down, and the blocks of the scene that could not be read.
+        All strips, from the top down, also those of other shares, and the blocks of the scene that could not be read.
 
     Raises:
         FloatingPointError: the network gives NaN.
         OSError: a strip cannot be written, such as on a full disk.
     """
-    from s5.geo.cog import Strip
-
     folder.mkdir(parents=True, exist_ok=True)
-    strips = [
-        Strip(folder / f"strip_{number:05d}.tif", row, height) for number, (row, height) in enumerate(grid.strips)
-    ]
+    strips = strips_of(folder, grid)
+    begin, end = (len(strips) * part // share[1] for part in (share[0], share[0] + 1))
+    wanted = [begin <= number < end and not strip.path.is_file() for number, strip in enumerate(strips)]
     damaged = _read_damaged(folder)
     with ThreadPoolExecutor(1, thread_name_prefix="strip-writer") as pool:
         writing: Future[None] | None = None
-        for first, last in _runs([not strip.path.is_file() for strip in strips]):
+        for first, last in _runs(wanted):
             part = _Part(image, grid, first, last, bands, config.batch_size)
             outputs = _windows(part, predict, config, compute)
             for strip in blend(grid, outputs, channels=classes, first=first, device=compute.device):
                 pixels = encode(strip, entropy=config.entropy, probabilities=config.probabilities)
                 if new := set(part.source.damaged) - set(damaged):
                     damaged += sorted(new, key=lambda block: (block.row, block.col))
-                    write_json(folder / _DAMAGED, [asdict(block) for block in damaged])
+                    write_json(folder / _DAMAGED.format(share[0]), [asdict(block) for block in damaged])
                 if writing is not None:
                     writing.result()
                 writing = pool.submit(_write, strips[strip.number].path, pixels)
         if writing is not None:
             writing.result()
     return strips, sorted(damaged, key=lambda block: (block.row, block.col))
+
+
+def strips_of(folder: Path, grid: BlendGrid) -> list[Strip]:
+    """The files of all strips, from the top down, there or not."""
+    from s5.geo.cog import Strip
+
+    rows = enumerate(grid.strips)
+    return [Strip(folder / f"strip_{number:05d}.tif", row, height) for number, (row, height) in rows]
 
 
 def encode(strip: BlendedStrip, *, entropy: bool = False, probabilities: bool = False) -> np.ndarray:
@@ -126,8 +137,11 @@ def _write(path: Path, pixels: np.ndarray) -> None:
 
 
 def _read_damaged(folder: Path) -> list[Window]:
-    file = folder / _DAMAGED
-    return [Window(**block) for block in json.loads(file.read_text(encoding="utf-8"))] if file.is_file() else []
+    files = sorted(folder.glob(_DAMAGED.format("*")))
+    return sorted(
+        {Window(**block) for file in files for block in json.loads(file.read_text(encoding="utf-8"))},
+        key=lambda block: (block.row, block.col),
+    )
 
 
 def _runs(wanted: list[bool]) -> Iterator[tuple[int, int]]:

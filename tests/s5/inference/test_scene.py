@@ -19,14 +19,14 @@ import torch
 from torch import nn
 
 from s5.data.transforms import Normalizer
-from s5.engine import Compute
+from s5.engine import ComputeConfig, resolve_compute
 from s5.geo.cog import Layer, Strip, write_mosaic
 from s5.geo.raster import describe, read_window, write_geotiff
 from s5.inference import BlendGrid, Predictor, SceneConfig, SceneModel, map_scene, map_strips
 from s5.inference import strips as strips_module
 from s5.types import Window
 
-CPU = Compute(torch.device("cpu"), "fp32")
+CPU = ComputeConfig(device="cpu", precision="fp32", threads=1)
 # the network sees 2 pixels to each side
 SMALL = SceneConfig(window=48, overlap=16, margin=3, batch_size=3)
 UTM = {"crs": "EPSG:32632", "transform": (0.5, 0.0, 500_000.0, 0.0, -0.5, 5_000_000.0)}
@@ -77,7 +77,7 @@ def test_a_model_that_gives_its_input_gives_the_scene_back(write_scene: Callable
     grid = BlendGrid(75, 110, 32, 8, 2)
     config = replace(SMALL, probabilities=True)
     strips, _ = map_strips(
-        image, tmp_path, grid, lambda x: x.float() / 255, bands=3, classes=3, config=config, compute=CPU
+        image, tmp_path, grid, lambda x: x.float() / 255, bands=3, classes=3, config=config, compute=resolve_compute(CPU)
     )
     found = np.concatenate([read_window(strip.path)[0][2:] for strip in strips], axis=1)
     np.testing.assert_array_equal(found, np.round(read_window(image)[0] / np.float32(255) * 250))
@@ -285,7 +285,7 @@ def test_views_of_test_time_augmentation_are_averaged(network: nn.Module, scene_
                     seen = torch.rot90(normalized.flip(3) if mirrored else normalized, k, (2, 3))
                     back = torch.rot90(network(seen).softmax(1), -k, (2, 3))
                     views.append(back.flip(3) if mirrored else back)
-            predict = Predictor(network, scene_model.statistics, device=CPU.device, tta=tta)  # type: ignore[arg-type]
+            predict = Predictor(network, scene_model.statistics, device=torch.device("cpu"), tta=tta)  # type: ignore[arg-type]
             torch.testing.assert_close(predict(images), torch.stack(views).mean(0))
 
 

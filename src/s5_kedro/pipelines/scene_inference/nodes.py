@@ -34,13 +34,13 @@ def map_scenes(
 
 def map_one(name: str, image: str, model: Any, parameters: Any, compute: dict[str, Any]) -> dict[str, Any]:
     """Map one scene; a scene that cannot be opened is told of, and the others go on."""
-    from s5.engine import ComputeConfig, resolve_compute
+    from s5.engine import ComputeConfig
     from s5.geo.raster import UnreadableRasterError
     from s5.inference import SceneConfig, map_scene
     from s5.report import draw_scene
 
     config = SceneConfig(**{f.name: getattr(parameters, f.name) for f in fields(SceneConfig)})
-    where = resolve_compute(configure(ComputeConfig, compute, "compute"))
+    where = configure(ComputeConfig, compute, "compute")
     zones = zones_file(parameters.zones)
     try:
         found = map_scene(image, project_root() / _FOLDER / name, model, config, where, zones=zones, draw=draw_scene)
