@@ -8,9 +8,8 @@ from typing import Any
 
 from kedro.pipeline import Pipeline
 
+from s5_kedro.given import given_model
 from s5_kedro.parameters import GROUPS, PLAIN, check_names, config_of
-from s5_kedro.pipelines.evaluation.models import given_model
-from s5_kedro.pipelines.s4p_pretrain.nodes import weights_file
 from s5_kedro.pipelines.scene_inference.models import model_file
 from s5_kedro.pipelines.scene_inference.nodes import zones_file
 from s5_kedro.pipelines.scene_inference.scenes import find_scenes
@@ -81,16 +80,35 @@ def _check_compute(config: Any) -> None:
     from s5.engine import resolve_compute
 
     resolve_compute(config)
+    if config.backend == "ray":
+        from s5.selection.on_ray import import_ray
+
+        _check_extra(import_ray)
+
+
+def _check_report(config: Any) -> None:
+    if config.embedding_map == "umap":
+        from s5.report.embedding_map import import_umap
+
+        _check_extra(import_umap)
+
+
+def _check_extra(find: Any) -> None:
+    """An extra that is not installed is a mistake in the parameters, not a bug."""
+    try:
+        find()
+    except ImportError as error:
+        raise ValueError(str(error)) from error
 
 
 def _check_init(config: Any) -> None:
     if config.init not in (None, "seed_model"):
-        weights_file(config.init)
+        given_model("s4p.init", config.init)
 
 
 def _check_models(config: Any) -> None:
     for name, path in config.models.items():
-        given_model(name, path)
+        given_model(f"evaluation.models.{name}", path)
 
 
 def _check_scene(config: Any) -> None:
@@ -104,6 +122,7 @@ def _check_scene(config: Any) -> None:
 _FURTHER = {
     "model": _check_network,
     "compute": _check_compute,
+    "selection_report": _check_report,
     "s4p": _check_init,
     "evaluation": _check_models,
     "scene": _check_scene,

@@ -31,6 +31,8 @@ _OF_THE_MACHINE = {
     "compute.cache_mb",
     "compute.read_threads",
     "compute.part",
+    "compute.backend",
+    "compute.ray_address",
     "compute.devices",
     "compute.hosts",
     "compute.rendezvous",

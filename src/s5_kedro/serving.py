@@ -1,7 +1,7 @@
 """A finished model for others to use: `python -m s5_kedro.serving MODEL FOLDER`.
 
-Writes an MLflow model that `mlflow models serve` starts, or one file: with `--format torch` a `torch.export` program, with
-`--format onnx` an ONNX model.
+Writes an MLflow model that `mlflow models serve` starts, or one file: with `--format torch` a `torch.export` program,
+with `--format onnx` an ONNX model.
 """
 
 from __future__ import annotations

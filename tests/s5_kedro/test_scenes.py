@@ -50,7 +50,8 @@ def test_files_that_are_no_scenes_or_models(folder: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"scene\.images: deep: there is no such|deep: holds no raster"):
         find_scenes("deep", "demo")
     with pytest.raises(
-        ValueError, match=r"scene\.model: expected a \.json, \.safetensors or \.pth file, got notes\.txt"
+        ValueError,
+        match=r"scene\.model: expected a model pointer \(\.json\) or weights \(.*\), got notes\.txt",
     ):
         model_file("notes.txt")
 

@@ -28,6 +28,8 @@ class ComputeConfig:
         precision: ``"auto"`` takes bf16 where the hardware reports fast bf16 (AMX, Ampere and later), fp16 with a
             gradient scaler on older GPUs, else fp32.
         threads: CPU threads for PyTorch; 0 leaves PyTorch's own choice, or shares the cores among the processes.
+        backend: What scores tiles: ``"local"``, this process, or ``"ray"``, `devices` processes of a Ray cluster.
+        ray_address: Of the cluster, such as ``"auto"`` or ``"ray://head:10001"``; None starts Ray on this machine.
         cache_mb: Memory for decoded tiles of one reader, in MiB.
         part: Which part of the work this process does, such as ``"3/16"``, where it is done in parts; None does all.
         read_threads: Threads that read the tiles of training steps ahead.
@@ -48,6 +50,8 @@ class ComputeConfig:
     precision: str = "auto"
     threads: int = 0
     part: str | None = None
+    backend: str = "local"
+    ray_address: str | None = None
     cache_mb: int = 256
     read_threads: int = 1
     accumulate: int = 1
@@ -74,6 +78,8 @@ class ComputeConfig:
         if self.precision not in ("auto", *PRECISIONS):
             raise ValueError(f"compute.precision: expected one of {('auto', *PRECISIONS)}, got {self.precision!r}")
         share_of(self.part)
+        if self.backend not in ("local", "ray"):
+            raise ValueError(f"compute.backend: expected 'local' or 'ray', got {self.backend!r}")
         if self.device != "auto" and self.device.split(":")[0] not in ("cpu", "cuda"):
             raise ValueError(f"compute.device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got {self.device!r}")
         for name in ("threads", "cache_mb", "restarts", "profile_steps"):

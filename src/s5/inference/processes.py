@@ -50,9 +50,7 @@ class StripJob:
 
     def run(self, compute: Compute, share: tuple[int, int] = (0, 1)) -> tuple[list[Strip], list[Window]]:
         """`map_strips` in this process."""
-        predict = Predictor(
-            self.network, self.statistics, device=compute.device, tta=self.config.tta, zoom=self.zoom
-        )
+        predict = Predictor(self.network, self.statistics, device=compute.device, tta=self.config.tta, zoom=self.zoom)
         return map_strips(
             self.image, self.folder, self.grid, predict, bands=len(self.statistics.bands), classes=self.classes,
             config=self.config, compute=compute, share=share,

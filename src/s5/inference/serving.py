@@ -140,7 +140,9 @@ def export_onnx(network: nn.Module, statistics: BandStatistics, path: Path, *, s
         import onnxruntime
         import onnxscript  # noqa: F401 what torch.onnx translates with
     except ImportError as error:
-        raise ImportError(f"ONNX needs the extra s5[onnx] ({error}); install it with: pip install 's5[onnx]'") from error
+        raise ImportError(
+            f"ONNX needs the extra s5[onnx] ({error}); install it with: pip install 's5[onnx]'"
+        ) from error
     whole = _RawToProbabilities(network, statistics).eval()
     images = _examples(statistics, size)
     with torch.inference_mode(False), torch.no_grad(), replacing(path) as temporary:

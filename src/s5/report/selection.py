@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from s5.report.canvas import empty_figure, new_figure, plain, show_picture, style_axes
-from s5.report.embedding_map import draw_embedding_map
+from s5.report.embedding_map import MapKind, draw_embedding_map
 from s5.report.palette import INK, MUTED, SPLITS
 from s5.report.reasons import kind_of
 from s5.report.thumbnails import read_thumbnails
@@ -24,6 +24,22 @@ from s5.types import BandStatistics
 
 _KEPT, _OTHER, _DROPPED = SPLITS["selected"], "#C3CAD4", "#C8352B"
 _MOST_BARS = 24
+
+
+@dataclass(frozen=True)
+class SelectionReportConfig:
+    """How the selection report is drawn.
+
+    Args:
+        embedding_map: ``"pca"``, ``"umap"`` (needs the extra ``s5[umap]``), or ``"auto"`` for UMAP where it is
+            installed.
+    """
+
+    embedding_map: MapKind = "auto"
+
+    def __post_init__(self) -> None:
+        if self.embedding_map not in ("auto", "pca", "umap"):
+            raise ValueError(f"embedding_map: expected auto, pca or umap, got {self.embedding_map!r}")
 
 
 @dataclass(frozen=True)
@@ -41,6 +57,7 @@ def plot_selection(
     dropped: pd.DataFrame,
     *,
     embeddings: NDArray[np.floating] | None = None,
+    embedding_map: MapKind = "pca",
     statistics: BandStatistics | Mapping[str, Any] | None = None,
     example_clusters: int = 4,
     examples: int = 4,
@@ -54,6 +71,7 @@ def plot_selection(
         clusters: cluster, quota, filled, labeled, candidates, duplicates.
         dropped: The other tiles: tile_id, cluster, entropy, reason.
         embeddings: [N, D], row by row those of `scores`, for a map of the tiles; may be a memory map.
+        embedding_map: How they are mapped, see `SelectionReportConfig`.
         statistics: Of the bands, for the pictures.
         example_clusters: How many clusters get a row of pictures; those with the largest quota.
         examples: Pictures of each kind (kept, dropped) in a row.
@@ -72,7 +90,7 @@ def plot_selection(
     _draw_clusters(right, clusters)
     if embeddings is not None and mapped:
         maps = parts[1].subplots(1, 2, sharex=True, sharey=True)
-        draw_embedding_map(maps, scores["tile_id"].tolist(), embeddings, pool, dropped)
+        draw_embedding_map(maps, scores["tile_id"].tolist(), embeddings, pool, dropped, embedding_map)
     if shown:
         _draw_examples(parts[-1], shown, pictures, examples)
     return figure

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ import pandas as pd
 
 from s5.data.loader import TileSource
 from s5.files import replacing
+from s5.selection.entropy import check_entropy_classes
 from s5.selection.scoring import (
     NamedTiles,
     ScoringConfig,
@@ -46,6 +47,7 @@ def score_in_parts(
     folder: Path,
     *,
     share: tuple[int, int] = (0, 1),
+    backend: Backend | None = None,
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """`s5.selection.score_tiles`, with what is done kept on disk.
 
@@ -57,6 +59,8 @@ def score_in_parts(
         folder: Of the parts; one for each model, data and setting, such as by `scoring_key`. Several processes may
             share it.
         share: (k, n): this process does the parts k, k + n, k + 2 n, ...
+        backend: Who calls the scorer with the numbers of the missing parts, such as `s5.selection.on_ray.RayBackend`;
+            None for this process. The files are the same.
 
     Returns:
         The table and the embeddings of `score_tiles`, the latter as a memory map of a file in `folder`.
@@ -67,17 +71,14 @@ def score_in_parts(
     """
     if len(reader) == 0:
         return score_tiles(model, reader, statistics, labels, config)
-    parts = _Parts(folder, reader.tile_ids, score_columns(labels), _part_size(config))
+    scorer = PartScorer(model, reader, statistics, labels, config, folder)
+    parts = scorer.parts
     mine = [number for number in range(len(parts)) if number % share[1] == share[0]]
     missing = [number for number in mine if not parts.holds(number)]
     if len(missing) < len(mine):
         logger.info("scoring: %d of %d parts are there already", len(mine) - len(missing), len(mine))
-    rows = np.concatenate([parts.rows(number) for number in missing] or [np.empty(0, np.int64)])
-    forward = score_forward(model, labels, config)
-    blocks = run_network(model, _Rows(reader, rows), statistics, config, forward, "scoring")
-    for number in missing:
-        scores, embeddings = _take(blocks, len(parts.rows(number)))
-        parts.write(number, scores, embeddings)
+    if missing:
+        (backend or PartScorer.__call__)(scorer, missing)
     absent = [number for number in range(len(parts)) if not parts.holds(number)]
     if absent:
         raise PartDone(
@@ -86,6 +87,43 @@ def score_in_parts(
             "together"
         )
     return parts.merge(labels)
+
+
+class PartScorer:
+    """Scores parts and writes their files: what every backend calls, here or on another machine.
+
+    Args:
+        As for `score_in_parts`.
+
+    Raises:
+        ValueError: the entropy needs a background that `labels` does not name.
+    """
+
+    def __init__(
+        self,
+        model: SegmentationModel,
+        reader: NamedTiles,
+        statistics: BandStatistics,
+        labels: LabelSpace,
+        config: ScoringConfig,
+        folder: Path,
+    ) -> None:
+        self.model, self.reader, self.statistics, self.labels, self.config = model, reader, statistics, labels, config
+        self.parts = _Parts(folder, reader.tile_ids, score_columns(labels), _part_size(config))
+        check_entropy_classes(config.classes, labels.num_classes, labels.background_index)
+
+    def __call__(self, numbers: Sequence[int]) -> None:
+        """Score the parts of these numbers, in one stream of batches."""
+        rows = np.concatenate([self.parts.rows(number) for number in numbers])
+        forward = score_forward(self.model, self.labels, self.config)
+        blocks = run_network(self.model, _Rows(self.reader, rows), self.statistics, self.config, forward, "scoring")
+        for number in numbers:
+            scores, embeddings = _take(blocks, len(self.parts.rows(number)))
+            self.parts.write(number, scores, embeddings)
+
+
+Backend = Callable[[PartScorer, Sequence[int]], None]
+"""Calls a scorer with the numbers of all parts that are wanted, in any order and anywhere."""
 
 
 def scoring_key(fingerprint: str, model_sha256: str, config: ScoringConfig, precision: str) -> str:

@@ -77,7 +77,14 @@ def test_a_model_that_gives_its_input_gives_the_scene_back(write_scene: Callable
     grid = BlendGrid(75, 110, 32, 8, 2)
     config = replace(SMALL, probabilities=True)
     strips, _ = map_strips(
-        image, tmp_path, grid, lambda x: x.float() / 255, bands=3, classes=3, config=config, compute=resolve_compute(CPU)
+        image,
+        tmp_path,
+        grid,
+        lambda x: x.float() / 255,
+        bands=3,
+        classes=3,
+        config=config,
+        compute=resolve_compute(CPU),
     )
     found = np.concatenate([read_window(strip.path)[0][2:] for strip in strips], axis=1)
     np.testing.assert_array_equal(found, np.round(read_window(image)[0] / np.float32(255) * 250))
@@ -117,6 +124,23 @@ def test_polygons_burnt_again_are_the_map(
     assert np.average(polygons["confidence"], weights=pixels) == pytest.approx(expected.max(0)[valid].mean(), abs=1e-3)
 
 
+def test_polygons_as_geoparquet_are_those_of_the_geopackage(
+    write_scene: Callable[..., Path], scene_model: SceneModel, tmp_path: Path
+) -> None:
+    image = write_scene(90, 120, **UTM)
+    package = map_scene(image, tmp_path / "a", scene_model, SMALL, CPU)
+    parquet = map_scene(image, tmp_path / "a", scene_model, replace(SMALL, polygon_format="parquet"), CPU)
+    assert "polygons.parquet" in parquet.files
+    assert not (package.folder / "polygons.gpkg").exists()  # of the map that this one took the place of
+    package = map_scene(image, tmp_path / "b", scene_model, SMALL, CPU)
+    found = geopandas.read_parquet(parquet.folder / "polygons.parquet")
+    expected = geopandas.read_file(package.folder / "polygons.gpkg")
+    assert found.crs == expected.crs == "EPSG:32632"
+    assert found.geometry.equals(expected.geometry)
+    for name in ("class", "value", "area_m2", "confidence"):
+        assert list(found[name]) == list(expected[name])
+
+
 @pytest.mark.parametrize("has_data", [True, False])
 def test_one_class_alone_and_nodata_alone(scene_model: SceneModel, tmp_path: Path, has_data: bool) -> None:
     write_geotiff(tmp_path / "scene.tif", np.full((3, 30, 40), 100 * has_data, np.uint8), nodata=0, **UTM)
@@ -138,6 +162,9 @@ def test_a_scene_without_crs_is_in_pixels_and_says_so(
     assert found.notes[0] in caplog.text
     polygons = geopandas.read_file(found.folder / "polygons.gpkg")
     assert polygons.crs is None or "Undefined" in polygons.crs.name
+    config = replace(SMALL, polygon_format="parquet")
+    again = map_scene(tmp_path / "scene.tif", tmp_path / "parquet", scene_model, config, CPU)
+    assert geopandas.read_parquet(again.folder / "polygons.parquet").crs is None
     assert polygons["area_pixels"].sum() == pytest.approx(50 * 60 - 8 * 15 - 0, abs=30)
     with pytest.raises(ValueError, match=r"has no CRS, so its ground sampling distance is not known.*scene\.gsd"):
         map_scene(write_scene(50, 60), tmp_path / "out", scene_model, replace(SMALL, gsd=1.0), CPU)

@@ -1,5 +1,6 @@
 """Scoring in parts ends with the same files, whoever was killed when and however many took part."""
 
+import pickle
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from torch import nn
 from s5.engine import ComputeConfig
 from s5.engine.compute import share_of
 from s5.selection import PartDone, ScoringConfig, score_in_parts, score_tiles, scoring_key
+from s5.selection.on_ray import RayBackend
 from s5.types import BandStatistics, LabelSpace
 
 LABELS = LabelSpace(("field", "forest"))
@@ -159,6 +161,56 @@ def test_a_part_of_the_work_is_a_number_of_so_many():
             ComputeConfig(part=part)
 
 
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.startswith(".")}
+
+
+@pytest.mark.slow  # Ray takes 20 s to start
+@pytest.mark.filterwarnings("ignore")  # of Ray, about itself and about what it leaves open
+def test_ray_writes_the_files_of_the_local_backend(tmp_path):
+    ray = pytest.importorskip("ray")
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # its processes cannot import a test
+    expected = score(tmp_path / "local")
+    found = score(tmp_path / "ray", backend=RayBackend(scorers=2))
+    assert not ray.is_initialized()
+    pd.testing.assert_frame_equal(found[0], expected[0])
+    assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)  # a cluster that is there already
+    try:
+        (tmp_path / "ray" / "part-000004.npz").unlink()
+        score(tmp_path / "ray", backend=RayBackend(scorers=2))
+        assert ray.is_initialized()
+        assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+    finally:
+        ray.shutdown()
+
+
+def test_a_backend_is_called_with_what_is_missing(tmp_path):
+    called = []
+
+    def backend(scorer, numbers):
+        called.append(list(numbers))
+        for number in reversed(numbers):
+            pickle.loads(pickle.dumps(scorer))([number])
+
+    assert_same(score(tmp_path / "a", backend=backend))
+    score(tmp_path / "b")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    (tmp_path / "a" / "part-000005.npz").unlink()
+    score(tmp_path / "a", backend=backend)
+    score(tmp_path / "a", backend=backend)
+    assert called == [list(range(7)), [5]]
+
+
+def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    with pytest.raises(ImportError, match=r"compute\.backend: 'ray' needs the extra s5\[ray\].*or use 'local'"):
+        score(tmp_path, backend=RayBackend())
+    with pytest.raises(ValueError, match=r"compute\.backend: expected 'local' or 'ray', got 'dask'"):
+        ComputeConfig(backend="dask")
+
+
 SCRIPT = """
 import sys, time
 from pathlib import Path
@@ -192,9 +244,6 @@ def test_processes_killed_at_random_and_two_at_once_leave_the_same_files(tmp_pat
         with process.stdout as said:
             assert said.readline() == b"ready\n"
         return process
-
-    def contents(folder):
-        return {p.name: p.read_bytes() for p in folder.iterdir() if not p.name.startswith(".")}
 
     assert start(tmp_path / "whole").wait() == 0
     expected = contents(tmp_path / "whole")

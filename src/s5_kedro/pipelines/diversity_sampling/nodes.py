@@ -41,10 +41,14 @@ def plot_selection(
     pretrain_pool: Any,
     selection_clusters: Any,
     selection_dropped: Any,
+    selection_report: dict[str, Any],
 ) -> Any:
     """Entropy histogram, quota and fill of each cluster, a map of embeddings, examples kept and dropped."""
     from s5 import report
+    from s5.report.selection import SelectionReportConfig
 
+    config = configure(SelectionReportConfig, selection_report, "selection_report")
     return report.plot_selection(
-        tile_manifest, tile_scores, pretrain_pool, selection_clusters, selection_dropped, embeddings=tile_embeddings
-    )
+        tile_manifest, tile_scores, pretrain_pool, selection_clusters, selection_dropped, embeddings=tile_embeddings,
+        embedding_map=config.embedding_map,
+    )  # fmt: skip

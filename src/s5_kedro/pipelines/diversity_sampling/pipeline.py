@@ -37,6 +37,7 @@ def create_pipeline() -> Pipeline:
                     "pretrain_pool",
                     "selection_clusters",
                     "selection_dropped",
+                    "params:selection_report",
                 ],
                 outputs="selection_report",
                 name="plot_selection",

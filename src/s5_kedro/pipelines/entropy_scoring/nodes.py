@@ -26,16 +26,28 @@ def score_entropy(
     from s5.engine.compute import share_of
 
     data = segmentation_data(tile_manifest, band_statistics, label_space, {**compute, **_READ_ONCE})
-    config = configure(selection.ScoringConfig, entropy_scoring, "entropy_scoring", **_where(compute))
     machine = configure(ComputeConfig, compute, "compute")
+    where = {**_where(compute), "precision": resolve_compute(machine).precision}  # the same on every machine
+    config = configure(selection.ScoringConfig, entropy_scoring, "entropy_scoring", **where)
     model, reader = _open(seed_model), data.split("unlabeled")
-    precision = resolve_compute(machine).precision
     fingerprint = data.fingerprint() + files_fingerprint(tile_manifest)
-    key = selection.scoring_key(fingerprint, seed_model["sha256"], config, precision)
+    key = selection.scoring_key(fingerprint, seed_model["sha256"], config, config.precision)
     folder = project_root() / "data/04_feature/scoring" / key
     return selection.score_in_parts(
-        model, reader, data.statistics, data.labels, config, folder, share=share_of(machine.part)
-    )
+        model, reader, data.statistics, data.labels, config, folder, share=share_of(machine.part),
+        backend=scoring_backend(machine),
+    )  # fmt: skip
+
+
+def scoring_backend(machine: Any) -> Any:
+    """Who scores parts, as ``compute.backend`` says; None for this process."""
+    from s5.engine import resolve_compute
+    from s5.selection.on_ray import RayBackend
+
+    if machine.backend == "local":
+        return None
+    on_gpu = resolve_compute(machine).device.type == "cuda"
+    return RayBackend(machine.devices, machine.threads or 1, on_gpu, machine.ray_address)
 
 
 def embed_tiles(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
+from s5_kedro.given import given_model
 from s5_kedro.parameters import configure
-from s5_kedro.project import find_file, project_root
+from s5_kedro.project import project_root
 from s5_kedro.records import segmentation_data
 from s5_kedro.tracking import MetricsLog
 
@@ -52,6 +51,7 @@ def initial_weights(init: str | None, seed_model: dict[str, Any] | None) -> dict
 
     Raises:
         FileNotFoundError: `init` names no file, or the seed model is not there yet.
+        ValueError: the file is neither a pointer nor weights.
     """
     if init is None:
         return None
@@ -59,24 +59,8 @@ def initial_weights(init: str | None, seed_model: dict[str, Any] | None) -> dict
         if seed_model is None:
             raise FileNotFoundError("seed_model: there is none yet; make it with kedro run --pipelines=seed_training")
         return seed_model
-    found = weights_file(init)
-    if found.suffix == ".json":
-        return json.loads(found.read_text(encoding="utf-8"))
     from s5.models import make_pointer
 
-    return make_pointer(found, root=project_root(), step=0, config={})
-
-
-def weights_file(init: str) -> Path:
-    """The file that `s4p.init` names.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    found = find_file(init)
-    if found is None or not found.is_file():
-        raise FileNotFoundError(
-            f"s4p.init: there is no file {init}; expected 'seed_model', null, a model pointer (.json) or weights "
-            "(.safetensors) in the project folder"
-        )
-    return found
+    found = given_model("s4p.init", init)
+    weights = found.pop("weights")
+    return found or make_pointer(weights, root=project_root(), step=0, config={})

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s5.types import BandStatistics
-from s5_kedro.project import find_file, project_root
+from s5_kedro.given import given_model
+from s5_kedro.project import project_root
 
 if TYPE_CHECKING:
     from s5.inference import SceneModel
@@ -26,23 +26,8 @@ def model_file(path: str) -> Path:
     Raises:
         FileNotFoundError, ValueError: there is no such file, or it is neither a pointer nor weights.
     """
-    found = find_file(path)
-    if found is None or not found.is_file():
-        raise FileNotFoundError(
-            f"scene.model: there is no file {path}; expected a model pointer (.json), weights (.safetensors) or one "
-            "of S5's released files (.pth), absolute or relative to the project"
-        )
-    if found.suffix in (".safetensors", *_RELEASED):
-        return found
-    if found.suffix != ".json":
-        raise ValueError(f"scene.model: expected a .json, .safetensors or .pth file, got {found.name}")
-    from s5.models import open_pointer
-
-    pointer = json.loads(found.read_text(encoding="utf-8"))
-    if not isinstance(pointer, dict) or "path" not in pointer:
-        raise ValueError(f"scene.model: {path} is no model pointer (no 'path' in it)")
-    folders = (project_root(), *found.parents)
-    return open_pointer(pointer, next((f for f in folders if (f / pointer["path"]).is_file()), project_root()))
+    weights: Path = given_model("scene.model", path, also=_RELEASED)["weights"]
+    return weights
 
 
 def scene_model(path: str | None, task: str | None, trained: Mapping[str, Any] | None) -> SceneModel:
