@@ -156,6 +156,7 @@ def map_scene(
     working = folder / f".strips-{key}"
     for outdated in set(folder.glob(".strips-*")) - {working}:
         shutil.rmtree(outdated, ignore_errors=True)
+    _make(working, folder)
     grid = BlendGrid(
         info.height, info.width, round(config.window / zoom), round(config.overlap / zoom), int(config.trimmed / zoom)
     )
@@ -168,6 +169,13 @@ def map_scene(
     found = SceneMap(str(image), folder, tuple(sorted(made.files)), made.areas, tuple(damaged), tuple(made.notes))
     _put_in_place(working, folder, found, key)
     return found
+
+
+def _make(working: Path, folder: Path) -> None:
+    try:
+        working.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{folder}: cannot be written ({error.strerror}); choose a folder that can") from error
 
 
 def _check_bands(image: str | Path, info: RasterInfo, wanted: int) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s5.data.loader import Batch, read_ahead, read_batch
+from s5.data.loader import Batch
 from s5.engine import Compute, map_tiles
 from s5.files import write_json
 from s5.inference.blending import BlendedStrip, BlendGrid, blend
@@ -192,17 +192,4 @@ def _batches(
         images, valid = (batch.images, batch.valid) if bool(kept.all()) else (batch.images[kept], batch.valid[kept])
         return kept.tolist(), predict(compute.to_device(images)), compute.to_device(valid)
 
-    if compute.device.type == "cpu":
-        yield from map_tiles(run, source, batch_size=config.batch_size, compute=compute)
-        return
-
-    def read(start: int) -> Batch:
-        batch = read_batch(source, range(start, min(start + config.batch_size, len(source))))
-        return Batch(batch.images.pin_memory(), batch.masks, batch.valid.pin_memory(), batch.indices)
-
-    starts = range(0, len(source), config.batch_size)
-    threads = config.read_threads
-    for batch in read_ahead(read, starts, depth=2 * threads, threads=threads):
-        with torch.inference_mode(), compute.autocast():
-            outputs = run(batch)
-        yield batch, outputs
+    return map_tiles(run, source, batch_size=config.batch_size, compute=compute, read_threads=config.read_threads)

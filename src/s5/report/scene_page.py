@@ -27,6 +27,7 @@ _KINDS = {
     "probabilities.tif": "probability of each class",
     "entropy.tif": "entropy, 0 certain to 1",
     "polygons.gpkg": "polygons with area and mean confidence",
+    "polygons.parquet": "polygons with area and mean confidence",
     "areas.csv": "area of each class",
     "zone_areas.csv": "area of each class in each zone",
     "quicklook.png": "picture",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from s5.engine import ComputeConfig, map_tiles, resolve_compute
+from s5.engine import Compute, ComputeConfig, map_tiles, resolve_compute
 
 
 class Numbers:
@@ -71,3 +71,19 @@ def test_only_half_of_the_threads_read_at_a_time(threads: int) -> None:
 
     list(map_tiles(lambda batch: None, Slow(), batch_size=1, compute=compute))
     assert 1 <= most[0] <= max(1, threads // 2)
+
+
+def test_for_a_gpu_batches_are_read_ahead_into_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one here: pinning is only counted, and the function stays on the CPU."""
+    pinned: list[tuple[int, ...]] = []
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(tuple(tensor.shape))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    compute = Compute(torch.device("cuda"), "fp32")
+    found = list(map_tiles(lambda batch: batch.images.sum().item(), Numbers(), batch_size=4, compute=compute))
+    assert [batch.indices for batch, _ in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    assert [total for _, total in found] == [4 * (0 + 1 + 2 + 3), 4 * (4 + 5 + 6 + 7), 4 * (8 + 9 + 10)]
+    assert sorted(pinned) == sorted([(4, 1, 2, 2), (4, 2, 2)] * 2 + [(3, 1, 2, 2), (3, 2, 2)])

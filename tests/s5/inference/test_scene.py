@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,9 +23,9 @@ from s5.data.transforms import Normalizer
 from s5.engine import ComputeConfig, resolve_compute
 from s5.geo.cog import Layer, Strip, write_mosaic
 from s5.geo.raster import describe, read_window, write_geotiff
-from s5.inference import BlendGrid, Predictor, SceneConfig, SceneModel, map_scene, map_strips
+from s5.inference import BlendGrid, Predictor, SceneConfig, SceneModel, ScenePictures, map_scene, map_strips
 from s5.inference import strips as strips_module
-from s5.types import Window
+from s5.types import BandStatistics, Window
 
 CPU = ComputeConfig(device="cpu", precision="fp32", threads=1)
 # the network sees 2 pixels to each side
@@ -98,6 +99,8 @@ def test_overviews_halve_down_to_a_block(
     with rasterio.open(found.folder / "classes.tif") as classes:
         assert classes.overviews(1) == [2, 4]
         assert classes.block_shapes == [(512, 512)]
+    cogeo = pytest.importorskip("rio_cogeo")
+    assert cogeo.cog_validate(found.folder / "classes.tif", strict=True) == (True, [], [])  # rio cogeo validate
 
 
 def test_polygons_burnt_again_are_the_map(
@@ -246,6 +249,69 @@ def test_a_full_disk_leaves_nothing_under_a_final_name(
     with pytest.raises(OSError, match="is the disk full"):
         map_scene(image, tmp_path / "out", scene_model, SMALL, CPU)
     assert [path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("most", [1000, 20_000, 110_000])  # what breaks: a strip, the page or a raster, the polygons
+def test_files_that_the_disk_does_not_hold_leave_nothing_under_a_final_name(
+    write_scene: Callable[..., Path], scene_model: SceneModel, tmp_path: Path, most: int
+) -> None:
+    image = write_scene(200, 200, **UTM)
+
+    def draw(_: ScenePictures, folder: Path) -> list[str]:
+        (folder / "index.html").write_bytes(bytes(30_000))
+        return ["index.html"]
+
+    whole = map_scene(image, tmp_path / "whole", scene_model, SMALL, CPU, draw=draw)
+    assert max((whole.folder / name).stat().st_size for name in whole.files) > 110_000
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        with pytest.raises(OSError, match="disk full|File too large"):
+            map_scene(image, tmp_path / "out", scene_model, SMALL, CPU, draw=draw)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")] == []
+    again = map_scene(image, tmp_path / "out", scene_model, SMALL, CPU, draw=draw)  # once there is room
+    for name in again.files:
+        assert (again.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+    assert not list(again.folder.glob(".*"))
+
+
+def test_a_target_that_cannot_be_written_is_named(
+    write_scene: Callable[..., Path], scene_model: SceneModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = write_scene(60, 60)
+    (tmp_path / "file").write_text("here already", encoding="utf-8")
+    with pytest.raises(OSError, match=r"file/scene: cannot be written \(Not a directory\)"):
+        map_scene(image, tmp_path / "file" / "scene", scene_model, SMALL, CPU)
+
+    def read_only(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")  # root may write everywhere
+
+    monkeypatch.setattr(Path, "mkdir", read_only)
+    with pytest.raises(OSError, match=r"out: cannot be written \(Permission denied\)"):
+        map_scene(image, tmp_path / "out", scene_model, SMALL, CPU)
+
+
+@pytest.mark.parametrize(("bands", "dtype", "high"), [(1, "uint8", 255), (2, "uint16", 10_000), (5, "float32", 1.0)])
+def test_scenes_of_any_number_of_bands_and_dtype(
+    scene_model: SceneModel, tmp_path: Path, bands: int, dtype: str, high: float
+) -> None:
+    rng = np.random.default_rng(bands)
+    pixels = (rng.uniform(0.1, 1, (bands, 70, 90)) * high).astype(dtype)
+    nodata = -1.0 if dtype == "float32" else 0
+    pixels[:, 20:30, 40:70] = nodata
+    write_geotiff(tmp_path / "scene.tif", pixels, nodata=nodata, **UTM)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Conv2d(bands, 4, 3, padding=1).eval()
+    many = BandStatistics(tuple("abcde"[:bands]), (0,) * bands, (high,) * bands, (0.5,) * bands, (0.2,) * bands)
+    model = replace(scene_model, network=network, statistics=many)
+    found = map_scene(tmp_path / "scene.tif", tmp_path / "out", model, replace(SMALL, polygons=False), CPU)
+    expected, valid = single_pass(tmp_path / "scene.tif", model)
+    assert valid.sum() == 70 * 90 - 300
+    labels = read_window(found.folder / "classes.tif")[0][0]
+    np.testing.assert_array_equal(labels, np.where(valid, expected.argmax(0), 255))
 
 
 def test_a_path_of_gdal_is_left_as_it_is(
