@@ -266,7 +266,7 @@ def test_files_that_the_disk_does_not_hold_leave_nothing_under_a_final_name(
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
     try:
-        with pytest.raises(OSError, match="disk full|File too large"):
+        with pytest.raises(OSError, match=r"disk full|File too large"):
             map_scene(image, tmp_path / "out", scene_model, SMALL, CPU, draw=draw)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
