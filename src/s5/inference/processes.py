@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.multiprocessing
 from torch import nn
-from torch.multiprocessing.spawn import ProcessException
+from torch.multiprocessing.spawn import ProcessException, spawn
 
 from s5.engine import Compute, ComputeConfig, resolve_compute
 from s5.inference.blending import BlendGrid
@@ -80,7 +79,7 @@ def run_in_processes(job: StripJob, compute: ComputeConfig, here: Compute) -> tu
         _check_gpus(compute, here)
         job.network.cpu()  # a tensor of a GPU would come out on that GPU in every process
         try:
-            torch.multiprocessing.spawn(_work, (pickle.dumps(job), compute, count), nprocs=count)
+            spawn(_work, (pickle.dumps(job), compute, count), nprocs=count)
         except ProcessException as error:
             reason = str(error).strip().splitlines()[-1]
             raise OSError(

@@ -43,6 +43,7 @@ def test_two_processes_write_the_map_of_one(
     assert two.notes == one.notes
 
 
+@pytest.mark.slow  # two more processes that import everything
 def test_a_process_that_fails_is_told_of_and_what_is_done_is_kept(
     write_scene: Callable[..., Path], scene_model: SceneModel, tmp_path: Path
 ) -> None:
@@ -74,7 +75,7 @@ def test_nothing_is_started_where_nothing_is_to_be_done(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a process was started")
 
-    monkeypatch.setattr(torch.multiprocessing, "spawn", refuse)
+    monkeypatch.setattr(processes_module, "spawn", refuse)
     image = write_scene(500, 60)
     job = StripJob(
         image, tmp_path / "s", BlendGrid(500, 60, 48, 16, 3), scene_model.network, scene_model.statistics, 4, 1.0, SMALL
