@@ -8,6 +8,7 @@ from typing import Any
 
 from kedro.pipeline import Pipeline
 
+from s5_kedro.finished import finished_model
 from s5_kedro.parameters import GROUPS, PLAIN, check_names, config_of
 from s5_kedro.pipelines.evaluation.models import given_model
 from s5_kedro.pipelines.s4p_pretrain.nodes import weights_file
@@ -101,7 +102,20 @@ def _check_scene(config: Any) -> None:
     zones_file(config.zones)
 
 
+def _check_import(config: Any) -> None:
+    """Both must be given, and neither has a default."""
+    config.archive, config.folder  # noqa: B018 - they raise
+
+
+def _check_submission(config: Any) -> None:
+    if config.model is None:
+        raise ValueError("submission.model: give a finished model with --params=submission.model=POINTER_OR_WEIGHTS")
+    finished_model(config.model, "submission.model")
+
+
 _FURTHER = {
+    "dataset_import": _check_import,
+    "submission": _check_submission,
     "model": _check_network,
     "compute": _check_compute,
     "s4p": _check_init,

@@ -88,6 +88,17 @@ class EvaluationProtocol:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
 
+def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        near = get_close_matches(str(value), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"{name}: unknown {value!r}; {hint}known are {', '.join(known)}")
+
+
+def _is_whole(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
 PRESETS: dict[str, EvaluationProtocol] = {
     "whole": EvaluationProtocol(),
     "vaihingen": EvaluationProtocol(flips=("horizontal", "vertical")),
@@ -102,7 +113,8 @@ def read_protocol(given: Any, classes: Sequence[str] | None = None) -> Evaluatio
     """A protocol from what a card or a parameter says.
 
     Args:
-        given: The name of a preset, a mapping of the fields of `EvaluationProtocol` (with ``preset`` to start from one), or None.
+        given: The name of a preset, a mapping of the fields of `EvaluationProtocol` (with ``preset`` to start from
+            one), or None.
         classes: Names that `leave_out` may hold.
 
     Raises:
@@ -133,14 +145,3 @@ def read_protocol(given: Any, classes: Sequence[str] | None = None) -> Evaluatio
     if classes is not None and len(protocol.leave_out) == len(classes):
         raise ValueError("protocol.leave_out: leaves out every class; a mean needs one")
     return protocol
-
-
-def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        near = get_close_matches(str(value), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"{name}: unknown {value!r}; {hint}known are {', '.join(known)}")
-
-
-def _is_whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least

@@ -58,7 +58,7 @@ def boundary_of(inside_BHW: Tensor, ignored_BHW: Tensor, width: int) -> Tensor:
 
 
 def boundary_scores(counts: Tensor, classes: Sequence[str], leave_out: Sequence[str] = ()) -> dict[str, Any]:
-    """Boundary IoU in percent: "boundary_miou", and "per_class_boundary_iou" with None where a class has no boundary."""
+    """Boundary IoU in percent: "boundary_miou", and "per_class_boundary_iou" (None where a class has no boundary)."""
     overlap, union = counts.tolist()
     values = [100.0 * o / u if u else None for o, u in zip(overlap, union, strict=True)]
     per_class = dict(zip(classes, values, strict=True))

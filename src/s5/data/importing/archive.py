@@ -53,7 +53,7 @@ def import_archive(config: ImportConfig, root: Path, out: Path, *, labels_from: 
         UnknownMaskValueError: a mask holds a colour or value that the data set does not have.
         OSError: a file cannot be read or written.
     """
-    archive = describe_archive(config.name)
+    archive = describe_archive(config.archive)
     if config.tolerance is not None:
         archive = replace(archive, tolerance=config.tolerance)
     if not root.is_dir():
@@ -106,8 +106,8 @@ def _cut(archive: Archive, config: ImportConfig, split: SplitLayout, items: Sequ
         return [Row(os.path.relpath(item.images[0], out), None, item.group, item.tile_id) for item in items]
     cutter = Cutter(archive, split.name, config.tiling(split.name, split.tiling), out)
     waiting, rows = iter(items), list[Row]()
-    with ThreadPoolExecutor(config.threads) as pool:
-        bar = progress(_in_parts(pool, cutter, waiting, 16 * config.threads), f"import {split.name}",
+    with ThreadPoolExecutor(config.workers) as pool:
+        bar = progress(_in_parts(pool, cutter, waiting, 16 * config.workers), f"import {split.name}",
                        total=len(items), unit="image")  # fmt: skip
         for of_image in bar:
             rows += of_image

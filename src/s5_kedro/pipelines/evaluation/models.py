@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s5.types import BandStatistics
+from s5_kedro.finished import finished_model
 from s5_kedro.pipelines.evaluation.config import EvaluationConfig
-from s5_kedro.project import find_file, project_root
+from s5_kedro.project import project_root
 
 if TYPE_CHECKING:
     from s5.data.loader import SegmentationData
@@ -63,29 +62,5 @@ def open_model(name: str, pointer: Mapping[str, Any], data: SegmentationData) ->
 
 
 def given_model(name: str, path: str) -> dict[str, Any]:
-    """The pointer of a finished model, with `weights` the path of its file.
-
-    Raises:
-        FileNotFoundError, ValueError: there is no such file, or it is neither a pointer nor weights.
-    """
-    found = find_file(path)
-    if found is None or not found.is_file():
-        raise FileNotFoundError(
-            f"evaluation.models.{name}: there is no file {path}; expected a model pointer (.json) or weights "
-            "(.safetensors), absolute or relative to the project"
-        )
-    if found.suffix == ".safetensors":
-        return {"weights": found}
-    if found.suffix != ".json":
-        raise ValueError(f"evaluation.models.{name}: expected a .json or .safetensors file, got {found.name}")
-    from s5.models import open_pointer
-
-    pointer = json.loads(found.read_text(encoding="utf-8"))
-    if not isinstance(pointer, dict) or "path" not in pointer:
-        raise ValueError(f"evaluation.models.{name}: {path} is no model pointer (no 'path' in it)")
-    return {**pointer, "weights": open_pointer(pointer, _project_of(found, str(pointer["path"])))}
-
-
-def _project_of(pointer_file: Path, weights: str) -> Path:
-    """The project that a pointer belongs to: this one, or a folder above the pointer that holds its weights."""
-    return next((f for f in (project_root(), *pointer_file.parents) if (f / weights).is_file()), project_root())
+    """The pointer of the finished model that `evaluation.models` names; see `finished_model`."""
+    return finished_model(path, f"evaluation.models.{name}")
