@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -106,8 +106,11 @@ def read_window(
 
 def read_windows(
     path: Path | str, windows: Iterable[Window], *, bands: int | None = None
-) -> Iterator[tuple[Window, npt.NDArray[Any], npt.NDArray[np.bool_]]]:
-    """`read_window` for many windows of one raster, opening it once."""
+) -> Generator[tuple[Window, npt.NDArray[Any], npt.NDArray[np.bool_]], None, None]:
+    """`read_window` for many windows of one raster, opening it once.
+
+    One that is not read to its end must be closed by the thread that began it, and before another raster is read.
+    """
     with _open(path) as source:
         for window in windows:
             with _reporting_damage(path):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,14 +111,21 @@ class Cutter:
     ) -> None:
         from s5.geo.raster import read_windows
 
-        classes: Iterator[Any] = iter(()) if item.mask is None else self._classes(item.mask, windows)
-        pixels = read_windows(item.images[0], windows, bands=len(self.archive.bands))
-        for image, mask, (window, tile, valid) in zip(images, masks, pixels, strict=True):
-            if mask is not None:
-                _, found = next(classes)
-                found[~valid] = IGNORE_INDEX
-                _write(mask, found, info, window)
-            _write(image, self._bands(tile), info, window)
+        without_data: dict[int, npt.NDArray[np.bool_]] = {}
+        with closing(read_windows(item.images[0], windows, bands=len(self.archive.bands))) as tiles:
+            for place, (window, tile, valid) in enumerate(tiles):
+                _write(images[place], self._bands(tile), info, window)
+                if not valid.all():
+                    without_data[place] = ~valid
+        if item.mask is None:
+            return
+        with closing(self._classes(item.mask, windows)) as of_tiles:
+            for place, (window, classes) in enumerate(of_tiles):
+                if place in without_data:
+                    classes[without_data[place]] = IGNORE_INDEX
+                mask = masks[place]
+                assert mask is not None
+                _write(mask, classes, info, window)
 
     def _bands(self, tile: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Grey images, of which DOTA has some, become RGB; further bands are left out."""
@@ -143,11 +151,14 @@ class Cutter:
         empty = (self.archive.labels.classes.index(name), IGNORE_INDEX)
         return [block for block, classes in self._classes(mask, blocks) if not np.isin(classes, empty).all()]
 
-    def _classes(self, mask: Path, windows: list[Window]) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
+    def _classes(
+        self, mask: Path, windows: list[Window]
+    ) -> Generator[tuple[Window, npt.NDArray[np.uint8]], None, None]:
         from s5.geo.raster import read_windows
 
-        for window, block, _ in read_windows(mask, windows):
-            yield window, class_indices(self.archive, mask, block, window)
+        with closing(read_windows(mask, windows)) as blocks:
+            for window, block, _ in blocks:
+                yield window, class_indices(self.archive, mask, block, window)
 
     def _stacked(self, item: Item, height: int, width: int) -> Row:
         """The bands of a place in one GeoTIFF, and its mask, all resampled to the finest grid."""

@@ -69,8 +69,11 @@ def list_items(archive: Archive, split: SplitLayout, root: Path, *, eroded: bool
             if source.masks and mask is None:
                 unmasked.append(shown)
                 continue
+            lacking = [path.name for path in images if archive.stacked is not None and not path.is_file()]
+            if lacking:
+                missing.append(f"{shown}: lacks {', '.join(lacking)} beside it")
+                continue
             items.append(_item(archive, images, root, mask, parts))
-            missing += _bands_missing(archive, images, shown)
         if items and not split.together:
             break
     missing += [f"{shown}: has no mask" for shown in unmasked] if not split.with_masks else []
@@ -116,10 +119,6 @@ def _item(archive: Archive, images: tuple[Path, ...], root: Path, mask: Path | N
         group=None if archive.group is None else fill_template(archive.group, parts),
         tile_id=None if archive.tile_id is None else fill_template(archive.tile_id, parts),
     )
-
-
-def _bands_missing(archive: Archive, images: tuple[Path, ...], shown: str) -> list[str]:
-    return [] if archive.stacked is None else [f"{shown}: lacks {path.name}" for path in images if not path.is_file()]
 
 
 def _not_there(archive: Archive, split: SplitLayout, root: Path, unmasked: list[str], *, eroded: bool) -> str:

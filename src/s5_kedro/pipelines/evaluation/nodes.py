@@ -90,7 +90,8 @@ def measure(
         boundary=boundary,
     ).matrix  # fmt: skip
     outlines = {} if boundary is None else boundary_scores(boundary.counts, labels.classes, left_out)
-    return matrix, {**segmentation_scores(matrix, labels.classes, left_out), **outlines}
+    size = sum(weights.numel() for weights in model.parameters())
+    return matrix, {**segmentation_scores(matrix, labels.classes, left_out), **outlines, "parameters": size}
 
 
 def gallery_of(

@@ -230,6 +230,18 @@ def test_ssl4eo_bands_are_stacked_on_the_finest_grid(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mask[0], labels)
 
 
+def test_a_place_that_lacks_a_band_is_left_out_and_named(tmp_path: Path) -> None:
+    archives.ssl4eo_nol(tmp_path / "archive")
+    for path in (tmp_path / "archive" / "s2c").glob("*/20200604*/B2.tif"):
+        path.unlink()
+    (tmp_path / "archive/dw_noisy_labels/0000007/20200604T054639_20200604T054831_T43RCP").mkdir()
+    done = next((tmp_path / "archive" / "dw_noisy_labels").glob("*/20200913*/label.tif"))
+    (done.parents[1] / "20200604T054639_20200604T054831_T43RCP" / "label.tif").write_bytes(done.read_bytes())
+    report = run("ssl4eo_s12_nol", tmp_path).report["splits"]["noisy"]
+    assert report["images"] == 1 and report["num_missing"] == 1
+    assert report["missing"][0].endswith("T43RCP/B1.tif: lacks B2.tif beside it")
+
+
 def test_ssl4eo_expert_labels(tmp_path: Path) -> None:
     values = archives.ssl4eo_dw(tmp_path / "archive")
     run("ssl4eo_s12_dw", tmp_path)
