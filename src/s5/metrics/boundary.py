@@ -35,7 +35,7 @@ class BoundaryCounts:
     def update(self, pred_BHW: Tensor, target_BHW: Tensor) -> None:
         """Count one batch of predicted and true class indices of one shape."""
         ignored = target_BHW == self.ignore_index
-        width = boundary_width(*target_BHW.shape[-2:], self.ratio)
+        width = boundary_width(target_BHW.shape[-2], target_BHW.shape[-1], self.ratio)
         for index in range(self.num_classes):
             truth = boundary_of(target_BHW == index, ignored, width)
             pred = boundary_of((pred_BHW == index) & ~ignored, ignored, width)

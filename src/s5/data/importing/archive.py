@@ -26,7 +26,7 @@ from s5.progress import progress
 
 _LOG = logging.getLogger(__name__)
 
-CARD, SUBMISSION_CARD, KEY = "dataset.yml", "submission.yml", "import_key.json"
+CARD, SUBMISSION_CARD, KEY = "dataset.yml", "submission_card.yml", "import_key.json"
 _MOST_SAID = 20  # missing files that the report names
 
 
@@ -73,6 +73,7 @@ def import_archive(config: ImportConfig, root: Path, out: Path, *, labels_from: 
     notes = [note for values in report.values() for note in values["notes"]]
     for note in notes:
         _LOG.warning("%s", note)
+    _LOG.info("%s: wrote %s; use it with --params=dataset=%s", archive.title, card.name, card)
     whole = {
         "name": archive.name, "title": archive.title, "home": archive.home, "root": str(root), "card": str(card),
         "submission_card": None if submission is None else str(submission), "splits": report,
