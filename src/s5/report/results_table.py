@@ -41,15 +41,19 @@ class ResultRow:
         scores: Data set to score; those that it was not measured on are left out.
         parameters: How many, or None where nobody says.
         source: Where a published row stands; None for what was run.
+        overall: The mean over all data sets, seed by seed, where every seed has all of them.
     """
 
     model: str
     scores: Mapping[str, Score]
     parameters: float | None = None
     source: str | None = None
+    overall: Score | None = None
 
     def average(self, datasets: Sequence[str]) -> Score | None:
         """The mean over all data sets; None where one is missing."""
+        if self.overall is not None:
+            return self.overall
         if any(name not in self.scores for name in datasets):
             return None
         return Score(statistics.fmean(self.scores[name].mean for name in datasets))
@@ -120,6 +124,9 @@ def results_table(
     chosen: dict[str, str] = {}
     notes: list[str] = []
     for document in documents:
+        if document.get("split", "test") != "test":
+            notes.append(f"{document.get('dataset', 'The data sets')}: what was run is of the split "
+                         f"'{document['split']}', not of the test.")  # fmt: skip
         for dataset, measure in _measures_of(document).items():
             chosen[dataset] = (measures or {}).get(dataset, measure)
             if chosen[dataset] not in SCORES:
@@ -135,7 +142,10 @@ def results_table(
     if not runs:
         raise ValueError("there is no evaluation to make a table of; run kedro run --pipelines=evaluation first")
     datasets = tuple(chosen)
-    own = tuple(ResultRow(model, _over_seeds(found), found.parameters) for model, found in runs.items())
+    own = tuple(
+        ResultRow(model, _over_seeds(found), found.parameters, overall=_overall(found, datasets))
+        for model, found in runs.items()
+    )
     others = _published_rows(published, chosen)
     return ResultsTable(datasets, chosen, (*own, *others), title, decimals, tuple(dict.fromkeys(notes)))
 
@@ -182,10 +192,18 @@ def _over_seeds(found: _Runs) -> dict[str, Score]:
     values: dict[str, list[float]] = {}
     for (dataset, _), value in found.values.items():
         values.setdefault(dataset, []).append(value)
-    return {
-        dataset: Score(statistics.fmean(of), statistics.stdev(of) if len(of) > 1 else None, len(of))
-        for dataset, of in values.items()
-    }
+    return {dataset: _score(of) for dataset, of in values.items()}
+
+
+def _overall(found: _Runs, datasets: Sequence[str]) -> Score | None:
+    seeds = dict.fromkeys(seed for _, seed in found.values)
+    if any((name, seed) not in found.values for seed in seeds for name in datasets):
+        return None
+    return _score([statistics.fmean(found.values[name, seed] for name in datasets) for seed in seeds])
+
+
+def _score(values: Sequence[float]) -> Score:
+    return Score(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
 def _published_rows(tables: Sequence[str], measures: Mapping[str, str]) -> tuple[ResultRow, ...]:
@@ -265,8 +283,9 @@ def render_html(table: ResultsTable) -> str:
 
 
 _CSS = """
-main.results { max-width: 72rem; margin: 0 auto; padding: 1.5rem; }
+main.results { max-width: 88rem; margin: 0 auto; padding: 1.5rem; }
 main.results td.n, main.results th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+main.results tbody th { white-space: nowrap; }
 main.results tr.published th, main.results tr.published td { color: var(--muted, #667085); font-weight: normal; }
 main.results .tag { margin-left: .6rem; padding: 0 .4rem; border: 1px solid currentColor; border-radius: .5rem;
   font-size: .72em; white-space: nowrap; }

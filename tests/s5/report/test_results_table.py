@@ -41,10 +41,10 @@ def test_seeds_become_mean_and_standard_deviation() -> None:
     moe, sdf = table.rows
     assert moe.model == "tiny, shared encoder, experts (MoE-MDF)" and moe.parameters == 5_000_000
     assert moe.scores["dubai"] == Score(73.0, pytest.approx(statistics.stdev(values)), 3)
-    assert moe.average(table.datasets) == Score(68.0)
+    assert moe.average(table.datasets) == Score(68.0, pytest.approx(statistics.stdev(values)), 3)
     assert sdf.scores["dubai"] == Score(71.0, None, 1)
     assert sdf.average(table.datasets) is None
-    assert "73.00 ± 3.61" in render_markdown(table)
+    assert "| 73.00 ± 3.61 | 63.00 ± 3.61 | 68.00 ± 3.61 |" in render_markdown(table)
     assert json.loads(json.dumps(table.to_dict()))["rows"][0]["scores"]["dubai"]["seeds"] == 3
 
 
@@ -111,6 +111,12 @@ def test_a_missing_score_is_said() -> None:
     document = evaluation("town", mine=50.0, other=40.0)
     document["models"]["other"]["miou"] = None
     assert results_table([document]).notes == ("other on town: has no mIoU",)
+
+
+def test_another_split_than_the_test_is_said() -> None:
+    note = "town: what was run is of the split 'val', not of the test."
+    assert results_table([{**evaluation("town", mine=50.0), "split": "val"}]).notes == (note,)
+    assert results_table([evaluation("town", mine=50.0)]).notes == ()
 
 
 @pytest.mark.parametrize(
