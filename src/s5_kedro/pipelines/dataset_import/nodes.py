@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from s5_kedro.parameters import configure
-from s5_kedro.project import find_card, project_root
+from s5_kedro.project import find_card, find_file, project_root
 
 
 def import_dataset(dataset_import: dict[str, Any]) -> dict[str, Any]:
@@ -17,14 +17,11 @@ def import_dataset(dataset_import: dict[str, Any]) -> dict[str, Any]:
     root = _folder(config.folder)
     if config.download:
         importing.fetch_archive(importing.describe_archive(config.archive), root)
-    out = _folder(config.out or f"data/01_raw/{config.archive}")
+    out = project_root() / Path(config.out or f"data/01_raw/{config.archive}").expanduser()
     labels_from = None if config.labels_from is None else find_card(config.labels_from)
     return importing.import_archive(config, root, out, labels_from=labels_from).report
 
 
 def _folder(path: str) -> Path:
-    """A folder as the user names it: absolute, where they stand, or in the project."""
-    given = Path(path).expanduser()
-    if given.is_absolute() or given.is_dir():
-        return given.resolve()
-    return (project_root() / given).resolve()
+    """The archive's folder as the user names it: absolute, where they stand, or in the project."""
+    return find_file(path) or (project_root() / Path(path).expanduser())
