@@ -83,6 +83,19 @@ class EvaluationProtocol:
         """Whether an image is seen once, as it is."""
         return self.mode == "whole" and not self.flips and self.scales == (1.0,)
 
+    @property
+    def sentence(self) -> str:
+        """What was done, in words: ``windows of 512 px, one every 256 px; mean of 3 views``."""
+        seen = {
+            "whole": "whole tiles",
+            "resize": f"images resized to {self.size} px",
+            "window": f"windows of {self.size} px, one every {self.step} px",
+        }[self.mode]
+        views = len(self.scales) * (1 + len(self.flips))
+        parts = [seen, *([f"mean of {views} views"] if views > 1 else [])]
+        parts += [f"means leave out {', '.join(self.leave_out)}"] if self.leave_out else []
+        return "; ".join(parts)
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON holds it, and `read_protocol` takes it."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}

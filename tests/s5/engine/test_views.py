@@ -180,6 +180,14 @@ def test_presets_are_the_papers() -> None:
     assert read_protocol(changed.to_dict()) == changed
 
 
+def test_a_protocol_says_what_it_does() -> None:
+    assert PRESETS["whole"].sentence == "whole tiles"
+    assert PRESETS["loveda"].sentence == "windows of 512 px, one every 256 px"
+    assert PRESETS["potsdam"].sentence == "whole tiles; mean of 3 views"
+    assert PRESETS["openearthmap"].sentence == "images resized to 512 px"
+    assert PRESETS["isaid"].sentence == "whole tiles; means leave out background"
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
