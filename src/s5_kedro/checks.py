@@ -119,7 +119,20 @@ def _check_scene(config: Any) -> None:
     zones_file(config.zones)
 
 
+def _check_import(config: Any) -> None:
+    """Both must be given, and neither has a default."""
+    config.archive, config.folder  # noqa: B018 - they raise
+
+
+def _check_submission(config: Any) -> None:
+    if config.model is None:
+        raise ValueError("submission.model: give a finished model with --params=submission.model=POINTER_OR_WEIGHTS")
+    given_model("submission.model", config.model)
+
+
 _FURTHER = {
+    "dataset_import": _check_import,
+    "submission": _check_submission,
     "model": _check_network,
     "compute": _check_compute,
     "selection_report": _check_report,

@@ -152,7 +152,7 @@ class TrackingHooks:
 
 # Run parameters that do not make a command another one.
 _CHANGING = ("run_id", "only_missing_outputs", "runner", "runtime_params")  # the last are among the parameters
-_ARTIFACTS = {".png", ".html", ".json"}
+_ARTIFACTS = {".png", ".html", ".json", ".md", ".tex"}
 
 
 def _name_of(dataset: str) -> str:

@@ -29,6 +29,9 @@ GROUPS = {
     "ablation": "s5_kedro.pipelines.ablation.config:AblationConfig",
     "detection": "s5.detection.config:DetectionConfig",
     "evaluation": "s5_kedro.pipelines.evaluation.config:EvaluationConfig",
+    "dataset_import": "s5.data.importing:ImportConfig",
+    "submission": "s5.inference.submission:SubmissionConfig",
+    "results_table": "s5_kedro.pipelines.results_table.config:ResultsTableConfig",
     "scene": "s5_kedro.pipelines.scene_inference.config:SceneParameters",
 }
 PLAIN = ("dataset", "seed")

@@ -25,6 +25,9 @@ _UPSTREAM: dict[str, tuple[str, ...]] = {
     "scene_inference": (),
     # Objects have boxes of their own, and a network of their own: not part of the whole chain.
     "detection": ("ingestion",),
+    "dataset_import": (),
+    "submission": ("ingestion",),
+    "results_table": (),
     "report": ("supervised", "finetune", "evaluation", "scene_inference"),
 }
 

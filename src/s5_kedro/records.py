@@ -11,11 +11,24 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from s5.data.loader import SegmentationData
+    from s5.data.protocol import EvaluationProtocol
 
 
 def label_space_of(values: Mapping[str, Any]) -> LabelSpace:
     """The classes, from the `label_space` entry of the catalog."""
     return LabelSpace(tuple(values["classes"]), int(values["ignore_index"]), values["background"])
+
+
+def protocol_of(label_space: Mapping[str, Any], given: Any = None) -> EvaluationProtocol:
+    """The evaluation protocol: the one given as a parameter, else that of the card.
+
+    Raises:
+        ValueError: a parameter that is no protocol.
+    """
+    from s5.data.protocol import read_protocol
+
+    chosen = label_space.get("protocol") if given in (None, "null") else given
+    return read_protocol(chosen, label_space["classes"])
 
 
 def segmentation_data(

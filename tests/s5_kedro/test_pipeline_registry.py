@@ -90,7 +90,7 @@ def test_no_output_stays_in_memory(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(entries()))
 def test_files_are_named_after_their_entry_and_layer(name: str) -> None:
-    pattern = rf"data/0[1-8]_[a-z_]+/{name}\.(parquet|json|npy|png|html|gpkg)"
+    pattern = rf"data/0[1-8]_[a-z_]+/{name}\.(parquet|json|npy|png|html|gpkg|md|tex)"
     assert re.fullmatch(pattern, entries()[name]["filepath"])
     assert entries()[name]["versioned"] is True
     if name in LAYERS:

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from s5.data.protocol import PRESETS, EvaluationProtocol, read_protocol
 from s5.types import LabelSpace
 
 SPLITS = ("labeled", "unlabeled", "noisy", "val", "test")
@@ -68,7 +69,7 @@ class DatasetCard:
     gsd: float | None = None
     group: str | None = None
     prompts: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    protocol: Any = None
+    protocol: EvaluationProtocol = PRESETS["whole"]
     sensors: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -132,7 +133,7 @@ class _Reader:
             gsd=_positive(self.values.get("gsd"), "gsd"),
             group=self._group(),
             prompts=self._prompts(labels),
-            protocol=self.values.get("protocol"),
+            protocol=self._protocol(labels),
             sensors=self._sensors(bands),
         )
 
@@ -162,6 +163,12 @@ class _Reader:
             return re.compile(_text(group, "group")).pattern
         except re.error as error:
             raise CardError(f"group: {group!r} is no column name and no regular expression ({error})") from error
+
+    def _protocol(self, labels: LabelSpace) -> EvaluationProtocol:
+        try:
+            return read_protocol(self.values.get("protocol"), labels.classes)
+        except ValueError as error:
+            raise CardError(str(error)) from error
 
     def _prompts(self, labels: LabelSpace) -> dict[str, tuple[str, ...]]:
         prompts = _mapping(self.values.get("prompts"), "prompts")

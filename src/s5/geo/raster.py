@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy.typing as npt
 import rasterio
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import CRSError, RasterioError, RasterioIOError
 from rasterio.io import DatasetReader
 from rasterio.transform import Affine
@@ -106,8 +106,11 @@ def read_window(
 
 def read_windows(
     path: Path | str, windows: Iterable[Window], *, bands: int | None = None
-) -> Iterator[tuple[Window, npt.NDArray[Any], npt.NDArray[np.bool_]]]:
-    """`read_window` for many windows of one raster, opening it once."""
+) -> Generator[tuple[Window, npt.NDArray[Any], npt.NDArray[np.bool_]], None, None]:
+    """`read_window` for many windows of one raster, opening it once.
+
+    One that is not read to its end must be closed by the thread that began it, and before another raster is read.
+    """
     with _open(path) as source:
         for window in windows:
             with _reporting_damage(path):
@@ -166,6 +169,27 @@ def read_shrunk(path: Path | str, longest: int, *, bands: Sequence[int] | None =
         except RasterioError:
             return np.zeros((len(wanted), *shape), dtype=source.dtypes[0])
         return pixels
+
+
+def read_resampled(path: Path | str, shape: tuple[int, int], *, smooth: bool) -> tuple[npt.NDArray[Any], RasterInfo]:
+    """A whole small raster on a grid of another size over the same place, such as a 20 m band at 10 m.
+
+    Args:
+        path: Anything rasterio opens.
+        shape: Height and width that are wanted.
+        smooth: Bicubic for pixels of an image, nearest neighbour for classes.
+
+    Returns:
+        [C, h, w] in the raster's dtype, and what describes it on the new grid.
+    """
+    with _open(path) as source, _reporting_damage(path):
+        method = Resampling.cubic if smooth else Resampling.nearest
+        pixels = source.read(out_shape=(source.count, *shape), resampling=method)
+        info = _describe(source)
+    a, b, c, d, e, f = info.transform
+    down, across = info.height / shape[0], info.width / shape[1]
+    grid = info.transform if not info.georeferenced else (a * across, b * down, c, d * across, e * down, f)
+    return pixels, replace(info, height=shape[0], width=shape[1], transform=grid)
 
 
 def read_colormap(path: Path | str) -> dict[int, tuple[int, int, int]]:

@@ -72,8 +72,8 @@ class ConfusionMatrix:
             )
 
 
-def segmentation_scores(matrix: Tensor, classes: Sequence[str]) -> dict[str, Any]:
-    """Mean IoU, mean class accuracy (recall), mean F1 and overall accuracy, in percent.
+def segmentation_scores(matrix: Tensor, classes: Sequence[str], leave_out: Sequence[str] = ()) -> dict[str, Any]:
+    """Mean IoU, mean class accuracy (recall), mean F1, overall accuracy and frequency-weighted IoU, in percent.
 
     A class in neither truth nor prediction is None and is left out of every mean; a class that is predicted but never
     true counts with zero in all three, as in torchmetrics. Without any counted pixel the means are None as well.
@@ -81,10 +81,18 @@ def segmentation_scores(matrix: Tensor, classes: Sequence[str]) -> dict[str, Any
     Args:
         matrix: counts [K, K], rows truth, columns prediction.
         classes: K names.
+        leave_out: Classes that the means over classes do not count; their pixels still count against the others.
 
     Returns:
-        "miou", "macc", "mf1", "oa", "per_class_iou" (name to value or None), "n_pixels".
+        "miou", "macc", "mf1" (means over classes), "oa", "fwiou" (IoU of the classes weighted by their true pixels),
+        "per_class_iou" and "per_class_f1" (name to value or None), "n_pixels".
+
+    Raises:
+        ValueError: the matrix does not fit the classes, or a name that is to be left out is none of them.
     """
+    strange = [name for name in leave_out if name not in classes]
+    if strange:
+        raise ValueError(f"leave_out: {strange[0]!r} is not one of the classes {list(classes)}")
     if matrix.shape != (len(classes), len(classes)):
         raise ValueError(f"matrix: expected {len(classes)} x {len(classes)} counts, got shape {tuple(matrix.shape)}")
     counts = matrix.to(device="cpu", dtype=torch.float64)
@@ -94,12 +102,16 @@ def segmentation_scores(matrix: Tensor, classes: Sequence[str]) -> dict[str, Any
     # Recall of a class that is never true is 0/0: zero by the rule above.
     recall = _shares(hits, truth.where(truth > 0, union))
     total = int(matrix.sum())
+    kept = [name not in leave_out for name in classes]
+    weighted = sum(part * share for part, share in zip(truth.tolist(), iou, strict=True) if share is not None)
     return {
-        "miou": _mean(iou),
-        "macc": _mean(recall),
-        "mf1": _mean(f1),
+        "miou": _mean(iou, kept),
+        "macc": _mean(recall, kept),
+        "mf1": _mean(f1, kept),
         "oa": 100.0 * float(hits.sum()) / total if total else None,
+        "fwiou": weighted / total if total else None,
         "per_class_iou": dict(zip(classes, iou, strict=True)),
+        "per_class_f1": dict(zip(classes, f1, strict=True)),
         "n_pixels": total,
     }
 
@@ -108,6 +120,6 @@ def _shares(part: Tensor, whole: Tensor) -> list[float | None]:
     return [100.0 * p / w if w else None for p, w in zip(part.tolist(), whole.tolist(), strict=True)]
 
 
-def _mean(values: list[float | None]) -> float | None:
-    present = [v for v in values if v is not None]
+def _mean(values: list[float | None], kept: list[bool]) -> float | None:
+    present = [v for v, keep in zip(values, kept, strict=True) if keep and v is not None]
     return sum(present) / len(present) if present else None

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
+from s5.data.protocol import PRESETS, EvaluationProtocol
 from s5.report.canvas import empty_figure, new_figure, plain, show_picture
 from s5.report.display import color_mask, display_rgb
 from s5.report.palette import IGNORED, INK, MUTED, class_colors
@@ -122,6 +123,7 @@ def gallery_rows(
     *,
     num_tiles: int = 6,
     compute: ComputeConfig | None = None,
+    protocol: EvaluationProtocol = PRESETS["whole"],
 ) -> list[GalleryRow]:
     """Tiles worth looking at, with what each model predicts there.
 
@@ -134,12 +136,14 @@ def gallery_rows(
         labels: The classes.
         num_tiles: How many rows.
         compute: Device and precision.
+        protocol: What of a tile the networks see at once.
     """
     import torch
 
     from s5.data.loader import read_batch
     from s5.data.transforms import Normalizer
     from s5.engine.compute import ComputeConfig, resolve_compute
+    from s5.engine.views import predict_classes
 
     resolved = resolve_compute(compute or ComputeConfig())
     chosen = choose_tiles(reader, labels, num_tiles)
@@ -152,7 +156,11 @@ def gallery_rows(
         for name, model in models.items():
             network: Any = model
             network.to(resolved.device).eval()
-            predictions[name] = torch.cat([network(x[None]).argmax(1) for x in inputs]).cpu().numpy().astype(np.uint8)
+            seen = [
+                predict_classes(network, x[None], valid[None], protocol)
+                for x, valid in zip(inputs, batch.valid.to(resolved.device), strict=True)
+            ]
+            predictions[name] = torch.cat(seen).cpu().numpy().astype(np.uint8)
     names = list(getattr(reader, "tile_ids", []))
     return [
         GalleryRow(

@@ -2,7 +2,7 @@
 
 from s5_kedro.datasets.arrays import NpyDataset
 from s5_kedro.datasets.atomic import AtomicDataset
-from s5_kedro.datasets.documents import HTMLDataset, JSONDataset
+from s5_kedro.datasets.documents import HTMLDataset, JSONDataset, TextDataset
 from s5_kedro.datasets.figures import FigureDataset
 from s5_kedro.datasets.pointers import ModelPointerDataset
 from s5_kedro.datasets.tables import GeoParquetDataset, ParquetDataset
@@ -18,4 +18,5 @@ __all__ = [
     "ModelPointerDataset",
     "NpyDataset",
     "ParquetDataset",
+    "TextDataset",
 ]

@@ -1,4 +1,4 @@
-"""Documents: JSON and HTML."""
+"""Documents: JSON, HTML and other text."""
 
 from __future__ import annotations
 
@@ -26,11 +26,15 @@ class JSONDataset(AtomicDataset):
         return JSONPreview(self.path.read_text(encoding="utf-8"))
 
 
-class HTMLDataset(AtomicDataset):
-    """A page of HTML as text."""
+class TextDataset(AtomicDataset):
+    """Text, such as Markdown or LaTeX."""
 
     def _read(self, path: Path) -> Any:
         return path.read_text(encoding="utf-8")
 
     def _write(self, path: Path, data: Any) -> None:
         path.write_text(data, encoding="utf-8")
+
+
+class HTMLDataset(TextDataset):
+    """A page of HTML as text."""

@@ -3,6 +3,7 @@ import re
 import pytest
 
 from s5.data.card import CardError, load_card
+from s5.data.protocol import PRESETS
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def test_a_card_is_read_with_all_its_keys(labeled):
     card = load_card(path)
     assert card.labels.classes == ("field", "water", "road")
     assert (card.labels.ignore_index, card.labels.background) == (200, "field")
-    assert (card.scale, card.gsd, card.group, card.protocol) == (10000.0, 0.5, r"(\w)_", "whole")
+    assert (card.scale, card.gsd, card.group, card.protocol) == (10000.0, 0.5, r"(\w)_", PRESETS["whole"])
     assert card.prompts == {"road": ("street",), "water": ("lake", "river")}
     assert card.sensors == {"optical": ("red", "green")}
     coding = card.splits["labeled"].coding

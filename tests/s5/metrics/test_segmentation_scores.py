@@ -55,12 +55,16 @@ def test_scores_equal_torchmetrics(seed: int, present: int) -> None:
         "macc": multiclass_accuracy(pred, target, average="macro", **options),
         "mf1": multiclass_f1_score(pred, target, average="macro", **options),
         "oa": multiclass_accuracy(pred, target, average="micro", **options),
+        "fwiou": multiclass_jaccard_index(pred, target, average="weighted", **options),
     }
     for key, value in oracle.items():
         assert scores[key] == pytest.approx(100 * value.item(), rel=1e-5), key
     per_class = multiclass_jaccard_index(pred, target, average="none", **options)
     for name, value in zip(NAMES[:present], per_class[:present], strict=True):
         assert scores["per_class_iou"][name] == pytest.approx(100 * value.item(), rel=1e-5)
+    f1 = multiclass_f1_score(pred, target, average="none", **options)
+    for name, value in zip(NAMES[:present], f1[:present], strict=True):
+        assert scores["per_class_f1"][name] == pytest.approx(100 * value.item(), rel=1e-5)
     assert scores["n_pixels"] == int((target != 255).sum())
 
 
@@ -77,6 +81,17 @@ def test_scores_by_hand_with_an_absent_class() -> None:
     assert scores["n_pixels"] == 11
 
 
+def test_a_class_that_is_left_out_counts_in_no_mean_but_against_the_others() -> None:
+    matrix = torch.tensor([[4, 2, 0, 0], [1, 3, 0, 0], [0, 0, 5, 0], [0, 0, 0, 0]])
+    scores = segmentation_scores(matrix, NAMES, leave_out=["field"])
+    assert scores["miou"] == pytest.approx((50.0 + 100.0) / 2)  # water keeps the errors with field
+    assert scores["mf1"] == pytest.approx(100 * (6 / 9 + 1) / 2)
+    assert scores["oa"] == pytest.approx(100 * 12 / 15)
+    assert scores["per_class_iou"]["field"] == pytest.approx(100 * 4 / 7)
+    with pytest.raises(ValueError, match="leave_out: 'sea' is not one of the classes"):
+        segmentation_scores(matrix, NAMES, leave_out=["sea"])
+
+
 def test_nothing_counted_is_none_not_nan() -> None:
     matrix = ConfusionMatrix(2)
     matrix.update(torch.zeros(1, 2, 2, dtype=torch.uint8), torch.full((1, 2, 2), 255, dtype=torch.uint8))
@@ -85,7 +100,9 @@ def test_nothing_counted_is_none_not_nan() -> None:
         "macc": None,
         "mf1": None,
         "oa": None,
+        "fwiou": None,
         "per_class_iou": {"a": None, "b": None},
+        "per_class_f1": {"a": None, "b": None},
         "n_pixels": 0,
     }
 

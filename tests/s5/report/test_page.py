@@ -170,3 +170,14 @@ def test_pictures_of_every_form(tmp_path) -> None:
     assert sum(tag == "img" for tag, _ in _Page(render_report(inputs)).tags) == 3
     with pytest.raises(ValueError, match="PNG or JPEG"):
         encode(b"GIF89a")
+
+
+def test_a_protocol_that_is_not_plain_is_said() -> None:
+    from s5.data.protocol import PRESETS
+
+    scores = {"miou": 50.0, "per_class_iou": {"a": 50.0}}
+    document = {"split": "test", "models": {"mine": scores}}
+    plain = render_report(ReportInputs("x", evaluation={**document, "protocol": PRESETS["whole"].to_dict()}))
+    assert "Measured on" not in plain
+    other = render_report(ReportInputs("x", evaluation={**document, "protocol": PRESETS["loveda"].to_dict()}))
+    assert "Measured on windows of 512 px, one every 256 px." in other

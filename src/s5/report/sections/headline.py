@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from s5.data.protocol import read_protocol
 from s5.report.health import collapse_warnings, fairness_warnings
 from s5.report.inputs import ReportInputs
 from s5.report.markup import Html, element, table
@@ -33,11 +34,20 @@ def headline(inputs: ReportInputs) -> Html | None:
         "result",
         "Result",
         _sentence(verdict, split),
+        _protocol(inputs.evaluation or {}),
         warning("Look at this first", _signs(inputs)),
         element("div", cards, class_="cards"),
         _scores_table(inputs.scored),
         _budget(inputs.scored, split),
     )
+
+
+def _protocol(evaluation: Mapping[str, Any]) -> Html | None:
+    """How the models were measured, where it is not the plain way."""
+    protocol = read_protocol(evaluation.get("protocol"))
+    if protocol.is_plain and not protocol.leave_out:
+        return None
+    return element("p", f"Measured on {protocol.sentence}.")
 
 
 def _signs(inputs: ReportInputs) -> list[str]:

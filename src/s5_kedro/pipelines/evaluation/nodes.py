@@ -8,8 +8,10 @@ from typing import Any
 from s5_kedro.parameters import configure
 from s5_kedro.pipelines.evaluation.config import EvaluationConfig
 from s5_kedro.pipelines.evaluation.models import chosen_models, open_model
-from s5_kedro.records import segmentation_data
+from s5_kedro.records import protocol_of, segmentation_data
 from s5_kedro.tracking import MetricsLog
+
+_LOGGED = ("miou", "macc", "mf1", "oa", "fwiou", "boundary_miou")
 
 
 def evaluate_models(
@@ -22,21 +24,21 @@ def evaluate_models(
     evaluation: dict[str, Any],
     compute: dict[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Measure every model on one split; returns the scores and the confusion counts."""
-    from s5.metrics import segmentation_scores
-
+    """Measure every model on one split, as the card's protocol has it; returns the scores and the confusion counts."""
     config = configure(EvaluationConfig, evaluation, "evaluation")
     data = segmentation_data(tile_manifest, band_statistics, label_space, compute)
+    protocol = protocol_of(label_space, config.protocol)
     trained = {"supervised": supervised_model, "s4p": s4p_model, "finetuned": finetuned_model}
     scores, counts = {}, {}
     for name, pointer in chosen_models(config, trained).items():
         model, statistics = open_model(name, pointer, data)
-        matrix = count_confusion(model, data.split(config.split), statistics, data.labels, config.batch_size, compute)
+        reader = data.split(config.split)
+        matrix, found = measure(model, reader, statistics, data.labels, config.batch_size, compute, protocol)
         counts[name] = matrix.tolist()
-        scores[name] = {**segmentation_scores(matrix, data.labels.classes), **provenance(pointer)}
+        scores[name] = {**found, **provenance(pointer)}
         with MetricsLog(f"evaluation.{name}") as log:
-            log({key: scores[name][key] for key in ("miou", "macc", "mf1", "oa")}, step=0)
-    head = {"dataset": label_space["name"], "split": config.split}
+            log({key: found[key] for key in _LOGGED if found.get(key) is not None}, step=0)
+    head = {"dataset": label_space["name"], "split": config.split, "protocol": protocol.to_dict()}
     return {**head, "models": scores}, {**head, "classes": list(data.labels.classes), "models": counts}
 
 
@@ -62,35 +64,48 @@ def plot_predictions(
 
     config = configure(EvaluationConfig, evaluation, "evaluation")
     data = segmentation_data(tile_manifest, band_statistics, label_space, compute)
+    protocol = protocol_of(label_space, config.protocol)
     trained = {"supervised": supervised_model, "s4p": s4p_model, "finetuned": finetuned_model}
     shown: dict[str, Any] = {}
     for name, pointer in chosen_models(config, trained).items():
         model, statistics = open_model(name, pointer, data)
-        shown[name] = gallery_of(name, model, data.split(config.split), statistics, data.labels, config, compute)
+        reader = data.split(config.split)
+        shown[name] = gallery_of(name, model, reader, statistics, data.labels, config, compute, protocol)
     rows = merge_galleries(list(shown.values()))
     return report.plot_gallery(rows, data.labels, list(shown), statistics=data.statistics)
 
 
-def count_confusion(
-    model: Any, reader: Any, statistics: Any, labels: Any, batch_size: int, compute: dict[str, Any]
-) -> Any:
-    """The confusion matrix of one model, int64 [K, K]."""
+def measure(
+    model: Any, reader: Any, statistics: Any, labels: Any, batch_size: int, compute: dict[str, Any], protocol: Any
+) -> tuple[Any, dict[str, Any]]:
+    """The confusion matrix of one model, int64 [K, K], and all its scores."""
     from s5.engine import ComputeConfig, evaluate_model, resolve_compute
+    from s5.metrics import BoundaryCounts, boundary_scores, segmentation_scores
 
     where = resolve_compute(configure(ComputeConfig, compute, "compute"))
-    model = model.to(where.device)
-    return evaluate_model(model, reader, statistics, labels, batch_size=batch_size, compute=where).matrix
+    width, left_out = protocol.boundary, protocol.leave_out
+    boundary = None if width is None else BoundaryCounts(labels.num_classes, width, labels.ignore_index)
+    matrix = evaluate_model(
+        model.to(where.device), reader, statistics, labels, batch_size=batch_size, compute=where, protocol=protocol,
+        boundary=boundary,
+    ).matrix  # fmt: skip
+    outlines = {} if boundary is None else boundary_scores(boundary.counts, labels.classes, left_out)
+    size = sum(weights.numel() for weights in model.parameters())
+    return matrix, {**segmentation_scores(matrix, labels.classes, left_out), **outlines, "parameters": size}
 
 
 def gallery_of(
-    name: str, model: Any, reader: Any, statistics: Any, labels: Any, config: EvaluationConfig, compute: dict[str, Any]
-) -> list[Any]:
+    name: str, model: Any, reader: Any, statistics: Any, labels: Any, config: EvaluationConfig,
+    compute: dict[str, Any], protocol: Any,
+) -> list[Any]:  # fmt: skip
     """One model's rows of the gallery, normalised as that model was trained."""
     from s5.engine import ComputeConfig
     from s5.report import gallery_rows
 
     where = configure(ComputeConfig, compute, "compute")
-    return gallery_rows(reader, {name: model}, statistics, labels, num_tiles=config.gallery_tiles, compute=where)
+    return gallery_rows(
+        reader, {name: model}, statistics, labels, num_tiles=config.gallery_tiles, compute=where, protocol=protocol
+    )
 
 
 def merge_galleries(galleries: list[list[Any]]) -> list[Any]:

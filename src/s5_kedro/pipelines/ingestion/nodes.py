@@ -21,5 +21,6 @@ def ingest_tiles(dataset: str, ingestion: dict[str, Any], seed: int) -> tuple[An
         **asdict(ingested.labels),
         "bands": list(ingested.card.bands),
         "tile_size": config.tile_size,
+        "protocol": ingested.card.protocol.to_dict(),
     }
     return ingested.manifest, ingested.quarantine, ingested.statistics.to_dict(), space
