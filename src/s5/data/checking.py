@@ -124,7 +124,9 @@ class ImageCheck:
     def _mask(self, entry: Entry, info: RasterInfo, checked: Checked) -> Path | None:
         from s5.geo.raster import TruncatedRasterError, UnreadableRasterError
 
-        if entry.mask is None and entry.split == "unlabeled":
+        source = self.card.splits[entry.split]
+        has_boxes_alone = source.boxes is not None and source.masks is None
+        if entry.mask is None and (entry.split == "unlabeled" or has_boxes_alone):
             return None
         try:
             return self._index_mask(entry, info)

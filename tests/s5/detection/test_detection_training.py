@@ -79,7 +79,9 @@ def data(card):
 
 
 def train(data, folder, config=SHORT, **options):
-    return train_detector(data, SMALL, config, LOOK, CPU, name="detector_model", project=folder, seed=0, **options)
+    return train_detector(
+        {"bars": data}, SMALL, config, LOOK, CPU, name="detector_model", project=folder, seed=0, **options
+    )
 
 
 def test_scenes_come_back_from_their_tables(data) -> None:
@@ -159,11 +161,13 @@ def test_every_place_is_in_the_middle_of_one_window(data) -> None:
 def test_detections_are_finite_and_the_best_first(data) -> None:
     torch.manual_seed(0)
     model = create_detector("resnet10t", classes=1, channels=8, head_convs=1).eval()
-    torch.nn.init.normal_(model.scores.weight, std=0.3)
+    torch.nn.init.normal_(model.heads[0].scores.weight, std=0.3)
     scene, normalizer, compute = data.scenes[0], Normalizer(STATISTICS), resolve_compute(CPU)
     common = (model, scene, data.classes, normalizer)
-    whole = detect_scene(*common, PredictConfig(window=96, overlap=0), compute, magnify=2.0, bands=3)
-    tiled = detect_scene(*common, PredictConfig(window=64, overlap=32), compute, magnify=1.0, bands=3)
+    whole = detect_scene(*common, PredictConfig(window=96, overlap=0), compute, magnify=2.0, bands=3, dataset="objects")
+    tiled = detect_scene(
+        *common, PredictConfig(window=64, overlap=32), compute, magnify=1.0, bands=3, dataset="objects"
+    )
     assert len(whole) > 0 and len(tiled) > 0
     for found in (whole, tiled):
         assert np.isfinite(found.corners).all()
@@ -217,11 +221,13 @@ def test_the_encoder_of_a_segmentation_network_is_a_start(data, tmp_path) -> Non
     torch.manual_seed(1)
     trained = create_model("resnet10t", "light", classes=2, decoder_channels=8)
     save_model(trained, tmp_path / "seg.safetensors", metadata={})
-    network = start_detector(data, SMALL, SHORT, seed=0, init=tmp_path / "seg.safetensors")
+    network = start_detector({"bars": data}, SMALL, SHORT, seed=0, init=tmp_path / "seg.safetensors")
     for name, value in trained.encoder.state_dict().items():
         assert torch.equal(network.encoder.state_dict()[name], value)
     with pytest.raises(ValueError, match="does not fit 'resnet18'"):
-        start_detector(data, ModelConfig(encoder="resnet18"), SHORT, seed=0, init=tmp_path / "seg.safetensors")
+        start_detector(
+            {"bars": data}, ModelConfig(encoder="resnet18"), SHORT, seed=0, init=tmp_path / "seg.safetensors"
+        )
     with pytest.raises(ValueError, match=r"seg\.safetensors"):
         detect_scenes(tmp_path / "seg.safetensors", data.split("test"), LOOK, CPU)
 
