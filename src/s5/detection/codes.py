@@ -46,7 +46,7 @@ def encode_midpoints(anchors: Tensor, boxes: Tensor) -> Tensor:
     outer = outer_boxes(boxes)
     true_x, true_y, true_width, true_height = _centre_form(outer)
     corners = to_corners(boxes)
-    # Vertices go clockwise, so that the one after the upper one is the right one. Of an upright box it is the upper right.
+    # Vertices go clockwise: after the upper one comes the right one. An upright box begins with its upper right.
     upper = (corners[..., 1] - _SAME * corners[..., 0]).argmin(dim=1)
     place = torch.arange(len(boxes), device=boxes.device)
     top, right = corners[place, upper, 0], corners[place, (upper + 1) % 4, 1]
