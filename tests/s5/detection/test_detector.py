@@ -10,7 +10,7 @@ import torch
 
 from s5.detection import create_detector, quad_iou, to_corners, to_le90
 from s5.detection.assignment import assign, detection_loss
-from s5.detection.augmentation import BoxGeometryConfig, augment_boxes
+from s5.detection.augmentation import BoxGeometryConfig, augment_boxes, make_mosaics
 from s5.detection.codes import decode_locations, log_sides
 from s5.detection.fcos import locations
 from s5.detection.targets import Targets
@@ -156,3 +156,37 @@ def test_an_unturned_crop_is_a_shift() -> None:
 def test_augmentation_out_of_range_is_named(key, value) -> None:
     with pytest.raises(ValueError, match=rf"augmentation\.{key}"):
         BoxGeometryConfig(**{key: value})
+
+
+def test_a_mosaic_holds_a_quarter_of_each_of_four() -> None:
+    size = 40
+    box = torch.tensor([[20.0, 20, 16, 8, 0.0], [5, 5, 4, 4, 0.0], [35, 35, 4, 4, 0.0], [100, 100, 4, 4, 0.0]])
+    quarters = [
+        (
+            torch.full((2, 1, size, size), float(value)),
+            torch.full((2, size, size), value != 3),
+            [box, box],
+            [torch.tensor([value, value, value, value])] * 2,
+        )
+        for value in range(4)
+    ]
+    images, valid, boxes, labels = make_mosaics(
+        quarters, 1.0, BoxGeometryConfig(crop=size), Draws(torch.Generator().manual_seed(3))
+    )
+    assert len({tuple((images[place, 0, :, 0] == 0).tolist()) for place in range(2)}) == 2  # each has its own middle
+    for place in range(2):
+        values = images[place, 0]
+        row, col = int((values[:, 0] == 0).sum()), int((values[0] == 0).sum())
+        assert 10 <= row <= 30 and 10 <= col <= 30
+        expected = torch.zeros(size, size)
+        expected[:row, col:], expected[row:, :col], expected[row:, col:] = 1.0, 2.0, 3.0
+        assert torch.equal(values, expected)
+        assert torch.equal(valid[place], expected != 3)
+        found = [tuple(b) for b in torch.cat([boxes[place][:, :1], labels[place][:, None]], 1).tolist()]
+        assert (5.0, 0.0) in found and (35.0, 3.0) in found and 100.0 not in [x for x, _ in found]
+        assert (5.0, 3.0) not in found and (35.0, 0.0) not in found
+        # of the bar in the middle every quarter shows some, and at most one of them enough
+        middle = [label for x, label in found if x == 20.0]
+        assert 1 <= len(middle) <= 4 and sum(label >= 0 for label in middle) <= 1
+    same = make_mosaics(quarters, 0.0, BoxGeometryConfig(crop=size), Draws(torch.Generator().manual_seed(3)))
+    assert torch.equal(same[0], quarters[0][0]) and torch.equal(same[2][0], box)
