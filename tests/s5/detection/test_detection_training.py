@@ -239,6 +239,22 @@ def data_scenes(two, name):
     return two[name].split("test")
 
 
+@pytest.mark.parametrize("head", ["rotated_fcos", "oriented_rcnn"])
+@pytest.mark.parametrize("kind", ["empty", "difficult", "thin"])
+def test_scenes_without_an_object_to_learn_stop_no_training(data, tmp_path, head, kind) -> None:
+    boxes = data.box_table.copy()
+    if kind == "empty":
+        boxes = boxes.iloc[:0]
+    elif kind == "difficult":
+        boxes["difficult"] = True
+    else:  # as narrow as no pixel
+        boxes[["x3", "y3"]], boxes[["x4", "y4"]] = boxes[["x2", "y2"]] + 0.001, boxes[["x1", "y1"]] + 0.001
+    poor = DetectionData(data.scene_table, boxes.astype(data.box_table.dtypes.to_dict()), ("bar",), STATISTICS)
+    config = replace(SHORT, head=head, hidden=16, proposals=20, steps=2, mosaic=0.5)
+    result = train(poor, tmp_path, config)
+    assert all(np.isfinite(row["loss"]) for row in result.history)
+
+
 def test_data_sets_of_other_bands_do_not_train_jointly(two, tmp_path) -> None:
     other = replace(two["rods"], statistics=BandStatistics(("nir",), (0,), (255,), (0.4,), (0.25,)))
     with pytest.raises(ValueError, match=r"as many bands each, got \{'bars': 3, 'rods': 1\}"):

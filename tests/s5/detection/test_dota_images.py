@@ -106,7 +106,9 @@ def dota_data(scenes: list[Scene]) -> DetectionData:
     import pandas as pd
 
     rows = [
-        (s.image, "labeled", w.row, w.col, w.height, w.width) for s in scenes for w in scene_windows(s, size=512, overlap=0)
+        (s.image, "labeled", w.row, w.col, w.height, w.width)
+        for s in scenes
+        for w in scene_windows(s, size=512, overlap=0)
     ]
     manifest = pd.DataFrame(rows, columns=["image", "split", "row", "col", "height", "width"])
     statistics = estimate_statistics(manifest, ("red", "green", "blue"), scale=None, samples=16, seed=0)
