@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from s5.data.loader import Batch, StepSampler, read_batch
+from s5.data.loader import Batch, StepReader, StepSampler, TileSource
 from s5.data.transforms import Normalizer, PhotometryConfig, augment_some
 from s5.detection.augmentation import BoxGeometryConfig, augment_boxes, make_mosaics
 from s5.detection.boxes import from_corners
@@ -118,6 +118,17 @@ class DetectorConfig:
         return LoopConfig(self.steps, self.validate_every, self.checkpoint_every, self.keep, self.log_every)
 
 
+@dataclass(frozen=True)
+class _OwnWindows:
+    """Which windows of a step a process reads: of each pool, as many as its sampler takes."""
+
+    pools: tuple[tuple[list[int], StepSampler], ...]
+    places: BatchPlaces
+
+    def __call__(self, step: int) -> list[int]:
+        return self.places.own_of([pool[i] for pool, sampler in self.pools for i in sampler.indices(step)])
+
+
 class DetectorTraining:
     """Batches of augmented windows and the detection losses of all data sets, summed: a `s5.engine.Method`."""
 
@@ -137,13 +148,11 @@ class DetectorTraining:
             name: WindowSource(name, own, config, compute, seed=seed, cache_mb=cache_mb // len(data))
             for name, own in data.items()
         }
+        # Of each data set the windows of a step, and with mosaics the three others of each.
+        self.read = StepReader(tuple(s for source in self.sources.values() for s in source.streams(self._places)))
         self.learner = Learner(
             model, config.optimizer, steps=config.steps, ema_decay=config.ema_decay, warm=False, compute=compute
         )
-
-    def read(self, step: int) -> tuple[Batch, ...]:
-        """Of each data set the windows of the step, and with mosaics the three others of each."""
-        return tuple(batch for source in self.sources.values() for batch in source.read(step, self._places))
 
     def step(self, step: int, batches: tuple[Batch, ...]) -> Mapping[str, Tensor]:
         parts, found = self._places.parts, []
@@ -197,33 +206,38 @@ class WindowSource:
         with_objects = self.windows.with_objects()
         everything = list(range(len(self.windows)))
         drawn = round(config.object_share * config.batch_size) if with_objects else 0
-        self._pools = [
+        pools = tuple(
             (pool, StepSampler(len(pool), number, seed=seed, stream=self.stream(stream)))
             for stream, pool, number in (
                 ("objects", with_objects, drawn),
                 ("all", everything, config.batch_size - drawn),
             )
             if number > 0
-        ]
-        self._others = [
-            StepSampler(len(everything), config.batch_size, seed=seed, stream=self.stream(f"mosaic{quarter}"))
-            for quarter in range(3 if config.mosaic else 0)
-        ]
+        )
+        others = (
+            (
+                (
+                    everything,
+                    StepSampler(len(everything), config.batch_size, seed=seed, stream=self.stream(f"mosaic{i}")),
+                ),
+            )
+            for i in range(3 if config.mosaic else 0)
+        )
+        self._pools = (pools, *others)
 
     def stream(self, what: str) -> str:
         """The name of a stream of draws that is this data set's own."""
         return f"detector/{self.name}/{what}"
 
-    def read(self, step: int, places: BatchPlaces) -> list[Batch]:
-        indices = [pool[i] for pool, sampler in self._pools for i in sampler.indices(step)]
-        chosen = [indices, *(sampler.indices(step) for sampler in self._others)]
-        return [read_batch(self.windows.reader, places.own_of(one)) for one in chosen]
+    def streams(self, places: BatchPlaces) -> list[tuple[TileSource, _OwnWindows]]:
+        """What is read for a step: the windows, and with mosaics three times as many others."""
+        return [(self.windows.reader, _OwnWindows(pools, places)) for pools in self._pools]
 
     def augmented(self, batches: list[Batch], drawn: Draws) -> tuple[Tensor, Targets]:
         """What the network takes, and the boxes in it."""
         quarters = [self._moved(batch, drawn) for batch in batches]
         images, valid, boxes, labels = quarters[0]
-        if self._others:
+        if self.config.mosaic:
             images, valid, boxes, labels = make_mosaics(quarters, self.config.mosaic, self.config.augmentation, drawn)
         scaled = augment_some(self._normalizer.scale(images), self.config.strong, self.config.photometry, drawn)
         seeds = (drawn.rand(len(images), 1)[:, 0].double() * 2**31).long().tolist()
@@ -328,6 +342,8 @@ def train_detector(
         score_name="val_map50",
         log=log,
         read_threads=compute.read_threads,
+        read_processes=compute.read_processes,
+        pin=resolved.device.type == "cuda",
         group=resolved.group,
         profile_steps=compute.profile_steps,
     )
