@@ -197,8 +197,8 @@ def _split(name: str, values: Any, folder: Path, labels: LabelSpace, coding: Mas
         raise CardError(f"{at}: expected either 'images' or 'list', got {sorted(values)}")
     if "list" in values and "masks" in values:
         raise CardError(f"{at}: 'masks' goes with 'images'; a list names its masks in its column 'mask'")
-    if "images" in values and "masks" not in values and name != "unlabeled":
-        raise CardError(f"{at}: lacks 'masks'; only unlabeled images go without")
+    if "images" in values and "masks" not in values and name != "unlabeled" and "boxes" not in values:
+        raise CardError(f"{at}: lacks 'masks'; only unlabeled images go without, and those with 'boxes'")
     images, masks, list_file, boxes = (
         None if values.get(key) is None else _text(values[key], f"{at}.{key}")
         for key in ("images", "masks", "list", "boxes")

@@ -124,7 +124,7 @@ class ImageCheck:
     def _mask(self, entry: Entry, info: RasterInfo, checked: Checked) -> Path | None:
         from s5.geo.raster import TruncatedRasterError, UnreadableRasterError
 
-        if entry.mask is None and entry.split == "unlabeled":
+        if self._has_boxes_alone(entry) or (entry.mask is None and entry.split == "unlabeled"):
             return None
         try:
             return self._index_mask(entry, info)
@@ -134,6 +134,11 @@ class ImageCheck:
             kind = "truncated" if isinstance(error, TruncatedRasterError) else "unreadable"
             self._refuse_mask(entry, MaskError(kind, str(error)), checked)
         return None
+
+    def _has_boxes_alone(self, entry: Entry) -> bool:
+        """The entry's labels are boxes, which s5.detection reads; there are no masks to be wrong."""
+        source = self.card.splits[entry.split]
+        return entry.mask is None and source.boxes is not None and source.masks is None
 
     def _index_mask(self, entry: Entry, info: RasterInfo) -> Path:
         if entry.mask is None:
@@ -178,7 +183,7 @@ class ImageCheck:
                 mask = None
         keep = (shares > 0) & (shares >= self.rule.min_valid_share)
         self._say_of_nodata(entry, shares, keep, checked)
-        if entry.split != "unlabeled":
+        if entry.split != "unlabeled" and not self._has_boxes_alone(entry):
             labelled = class_pixels.sum(axis=1) > 0
             self._say_of_labels(entry, int((keep & ~labelled).sum()), len(windows), checked)
             keep &= labelled

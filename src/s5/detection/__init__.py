@@ -10,11 +10,12 @@ from s5.detection.annotations import (
     write_submission,
 )
 from s5.detection.boxes import find_faults, from_corners, to_corners, to_le90
-from s5.detection.detector import RotatedFCOS, create_detector
+from s5.detection.detector import Detector, create_detector, create_multi_detector
 from s5.detection.evaluation import evaluate, evaluate_dota
 from s5.detection.iou import quad_iou, rotated_iou, rotated_iou_matrix
 from s5.detection.nms import rotated_nms
 from s5.detection.prediction import PredictConfig, detect_scene
+from s5.detection.roi_align import rotated_roi_align
 from s5.detection.scenes import DetectionData, Scene, collect_scenes
 from s5.detection.splitting import crop_annotations, merge_patches, patch_name
 from s5.detection.training import DetectorConfig, train_detector
@@ -24,12 +25,13 @@ __all__ = [
     "BadBox",
     "DetectionData",
     "Detections",
+    "Detector",
     "DetectorConfig",
     "PredictConfig",
-    "RotatedFCOS",
     "Scene",
     "collect_scenes",
     "create_detector",
+    "create_multi_detector",
     "crop_annotations",
     "detect_scene",
     "evaluate",
@@ -44,6 +46,7 @@ __all__ = [
     "rotated_iou",
     "rotated_iou_matrix",
     "rotated_nms",
+    "rotated_roi_align",
     "to_corners",
     "to_le90",
     "train_detector",

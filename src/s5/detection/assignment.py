@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from s5.detection.detector import decode_boxes, log_sides
+from s5.detection.codes import decode_locations, log_sides
+from s5.detection.targets import LEAST_SIDE, Targets
 from s5.losses import Pool, alone
 
 _SIGMA = 0.25  # of a side: how fast the wanted score falls from the centre of a box to its rim
 _LEAST_SIGMA = 0.4  # of a stride
 _TAKES_BOX = 0.2  # a location with less of a score than this learns no box
-_LEAST_SIDE = 1.0  # pixel; boxes thinner than that after augmentation are ignored
 _LEVEL_ENDS = 16.0  # strides; a level takes boxes whose long side is at most so long, and the last one the rest
-
-
-@dataclass(frozen=True)
-class Targets:
-    """Boxes of a batch, padded to a common number.
-
-    Shape:
-        boxes: [B, M, 5]. labels: int64 [B, M], a class, or -1 to ignore what lies there. real: bool [B, M].
-        valid: bool [B, L], locations that see data.
-    """
-
-    boxes: Tensor
-    labels: Tensor
-    real: Tensor
-    valid: Tensor
 
 
 def detection_loss(
@@ -45,6 +28,7 @@ def detection_loss(
 
     Args:
         logits: [B, L, K]. codes: [B, L, 6]. centres: [L, 2]. strides: [L].
+        targets: `valid` is that of the locations, [B, L].
         pool: Sums over the processes that share the batch.
     """
     wanted, box_of, weight, ignored = assign(centres, strides, targets, logits.shape[-1])
@@ -63,7 +47,7 @@ def detection_loss(
 
 def box_error(codes: Tensor, centres: Tensor, strides: Tensor, truth: Tensor) -> Tensor:
     """Error [P] of codes [P, 6] at locations [P, 2] against true boxes [P, 5] in le90 form."""
-    predicted = decode_boxes(codes, centres, strides)
+    predicted = decode_locations(codes, centres, strides)
     offset = predicted[:, :2] - truth[:, :2]
     cos, sin = truth[:, 4].cos(), truth[:, 4].sin()
     local = torch.stack([offset[:, 0] * cos + offset[:, 1] * sin, offset[:, 1] * cos - offset[:, 0] * sin], dim=1)
@@ -80,14 +64,13 @@ def box_error(codes: Tensor, centres: Tensor, strides: Tensor, truth: Tensor) ->
 def assign(centres: Tensor, strides: Tensor, targets: Targets, classes: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Wanted scores [B, L, K], which box each location gives [B, L], its weight [B, L], and what is ignored [B, L]."""
     boxes = targets.boxes.float()
-    sides = boxes[..., 2:4].clamp(min=_LEAST_SIDE)
+    sides = boxes[..., 2:4].clamp(min=LEAST_SIDE)
     offset = centres[None, :, None] - boxes[:, None, :, :2]  # [B, L, M, 2]
     cos, sin = boxes[..., 4].cos()[:, None], boxes[..., 4].sin()[:, None]
     along = offset[..., 0] * cos + offset[..., 1] * sin
     across = offset[..., 1] * cos - offset[..., 0] * sin
     inside = (along.abs() <= sides[:, None, :, 0] / 2) & (across.abs() <= sides[:, None, :, 1] / 2)
-    wide = boxes[..., 2:4].amin(-1) >= _LEAST_SIDE
-    learnt = targets.real & (targets.labels >= 0) & wide & torch.isfinite(boxes).all(-1)
+    learnt = targets.learnt()
     ignored = (inside & (targets.real & ~learnt)[:, None]).any(-1)
     least = (_LEAST_SIGMA * strides)[None, :, None]
     sigma = [torch.maximum(_SIGMA * sides[:, None, :, i], least) for i in (0, 1)]

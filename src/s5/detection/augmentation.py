@@ -124,3 +124,36 @@ def _draw(
             chosen = objects[int(draws[place, 10] * len(objects))].cpu()
             centre[place] = chosen[:2] + (2 * draws[place, 7:9] - 1) * shown[place] * _AROUND
     return turn, torch.minimum(torch.maximum(centre, size / 2 - room), size / 2 + room)
+
+
+Moved = tuple[Tensor, Tensor, list[Tensor], list[Tensor]]
+
+
+def make_mosaics(quarters: Sequence[Moved], probability: float, config: BoxGeometryConfig, drawn: Draws) -> Moved:
+    """Put some images together from the quarters of four, which meet somewhere in the middle (YOLOv4's mosaic).
+
+    Every quarter keeps its place and its scale, and the objects that it shows; those that are cut are ignored.
+
+    Args:
+        quarters: Four times what `augment_boxes` returns: for the quarters upper left, upper right, lower left, lower
+            right. An image that becomes no mosaic is the first's.
+        probability: That an image becomes one.
+        drawn: Of these images.
+    """
+    images, valid = quarters[0][0].clone(), quarters[0][1].clone()
+    height, width = images.shape[-2:]
+    draws = drawn.rand(len(images), 3)
+    boxes, labels = list(quarters[0][2]), list(quarters[0][3])
+    for place in (draws[:, 0] < probability).nonzero()[:, 0].tolist():
+        row, col = (int(side * (0.25 + 0.5 * float(draws[place, i]))) for i, side in ((1, height), (2, width)))
+        frames = ((0, row, 0, col), (0, row, col, width), (row, height, 0, col), (row, height, col, width))
+        kept = []
+        for (top, bottom, left, right), (own, own_valid, own_boxes, own_labels) in zip(frames, quarters, strict=True):
+            images[place, :, top:bottom, left:right] = own[place, :, top:bottom, left:right]
+            valid[place, top:bottom, left:right] = own_valid[place, top:bottom, left:right]
+            corners = to_corners(own_boxes[place].double()) - torch.tensor([left, top], dtype=torch.float64)
+            shares = visible_shares(corners, bottom - top, right - left)
+            seen = torch.where(shares < config.min_visible, -1, own_labels[place])
+            kept.append((own_boxes[place][shares > 0], seen[shares > 0]))
+        boxes[place], labels[place] = (torch.cat(parts) for parts in zip(*kept, strict=True))
+    return images, valid, boxes, labels

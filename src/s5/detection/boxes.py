@@ -44,6 +44,12 @@ def to_corners(boxes: Tensor) -> Tensor:
     return torch.stack(corners, dim=-2)
 
 
+def outer_boxes(boxes: Tensor) -> Tensor:
+    """The upright boxes [..., 4] (x1, y1, x2, y2) around boxes [..., 5]."""
+    low, high = torch.aminmax(to_corners(boxes), dim=-2)
+    return torch.cat([low, high], dim=-1)
+
+
 def from_corners(corners: Tensor) -> Tensor:
     """The smallest rectangle around each four corners [..., 4, 2], in le90 form [..., 5].
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from s5.detection.detector import HEADS
 from s5.detection.evaluation import METRICS
 from s5.detection.prediction import PredictConfig
 from s5.detection.training import DetectorConfig
@@ -42,6 +44,8 @@ class DetectionConfig:
 
     Args:
         classes: Names of the classes; empty takes all that the training scenes hold. Boxes of others are left out.
+        others: Name -> dataset card of further data sets that the detector learns jointly.
+        head: ``"rotated_fcos"`` or ``"oriented_rcnn"``.
         init: Pointer or weights of a segmentation network whose encoder the detector starts from, or None.
         train: Network head and training.
         predict: Windows, scores and NMS.
@@ -49,6 +53,8 @@ class DetectionConfig:
     """
 
     classes: tuple[str, ...] = ()
+    others: Mapping[str, str] = field(default_factory=dict)
+    head: str = "rotated_fcos"
     init: str | None = None
     train: DetectorConfig = field(default_factory=DetectorConfig)
     predict: PredictConfig = field(default_factory=PredictConfig)
@@ -57,3 +63,7 @@ class DetectionConfig:
     def __post_init__(self) -> None:
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes: a name stands twice in {list(self.classes)}")
+        if self.head not in HEADS:
+            raise ValueError(f"head: expected one of {', '.join(HEADS)}, got {self.head!r}")
+        if not isinstance(self.others, Mapping):
+            raise ValueError(f"others: expected names with the path of a dataset card each, got {self.others!r}")

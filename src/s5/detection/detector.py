@@ -1,172 +1,233 @@
-"""A one-stage, anchor-free detector of rotated boxes on the project's encoders."""
+"""A detector: one of the project's encoders, its pyramid, and a head for each data set."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
+from s5.detection.fcos import RotatedFCOSHead
+from s5.detection.oriented_rcnn import OrientedRCNNHead
+from s5.detection.targets import Targets
+from s5.losses import Pool, alone
 from s5.models import Encoder, create_encoder
-from s5.models.layers import resize
+from s5.models.moe import merge_expert, split_dense
+from s5.models.multi import expert_layers
 from s5.models.neck import PYRAMID_STRIDES, LevelPyramid, PlainPyramid
 from s5.models.segmentation import check_bands, pad_to_multiple
 
-_CODES = 6  # offset of the centre (2), log of long and short side (2), cosine and sine of twice the angle (2)
-_BASE = 4.0  # sides are measured in so many strides
-_MOST_LOG = 5.0
-_PRIOR = 0.01  # score of every location at the start, so that the many empty ones do not drown the rest (RetinaNet)
+HEADS = ("rotated_fcos", "oriented_rcnn")
 
 
-class RotatedFCOS(nn.Module):
-    """FCOS (Tian et al., ICCV 2019) for rotated boxes: each location of a feature pyramid says what lies on it.
+class Head(Protocol):
+    """What follows the neck, for one data set.
 
-    A location gives a score for each class and one box: the offset of its centre, the logarithms of its sides, and the
-    cosine and sine of twice its angle, which, unlike the angle, have no jump where a box has turned half around. There
-    is no centre-ness branch: the score itself is taught to fall towards the rim (`s5.detection.assignment`).
+    Given the neck's maps [B, C, H, W], the image's height and width, and `targets`, it returns its losses, of which
+    ``loss`` is the sum and the only one with a gradient. Without `targets` it returns ``boxes`` [B, N, 5] in pixels of
+    the image, not necessarily le90, and their ``scores`` [B, N, K]; both in float32, doubles still in them.
+    """
+
+    def __call__(
+        self, maps: list[Tensor], shape: tuple[int, int], targets: Targets | None = None, pool: Pool = alone
+    ) -> dict[str, Tensor]: ...
+
+
+class Detector(nn.Module):
+    """Encoder and neck for all data sets; FPN and head, and the encoder's experts, for each (S5, AAAI 2026: MoE-MDF).
+
+    Build it with `create_detector`, or `create_multi_detector` for several data sets.
 
     Attributes:
-        architecture: JSON-able keywords with which `create_detector` builds the same network again.
+        datasets: name -> number of classes, in the order of heads and experts.
+        architecture: JSON-able keywords with which `create_multi_detector` builds the same network again.
     """
 
     def __init__(
-        self, encoder: Encoder, *, classes: int, channels: int, head_convs: int, architecture: dict[str, Any]
+        self,
+        encoder: nn.Module,
+        neck: PlainPyramid | LevelPyramid,
+        heads: list[nn.Module],
+        architecture: dict[str, Any],
     ) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.neck: PlainPyramid | LevelPyramid = (
-            PlainPyramid(encoder.channels[-1]) if encoder.is_plain else LevelPyramid(encoder.channels, encoder.strides)
-        )
-        self.fpn = FeaturePyramid(self.neck.channels, channels)
-        self.score_tower, self.box_tower = _tower(channels, head_convs), _tower(channels, head_convs)
-        self.scores = nn.Conv2d(channels, classes, 3, padding=1)
-        self.boxes = nn.Conv2d(channels, _CODES, 3, padding=1)
-        self.level_scale = nn.Parameter(torch.ones(len(PYRAMID_STRIDES)))
-        for layer in (self.scores, self.boxes):
-            nn.init.normal_(layer.weight, std=0.01)
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
-        nn.init.constant_(self.scores.bias, -math.log((1 - _PRIOR) / _PRIOR))  # type: ignore[arg-type]
+        self.encoder: Any = encoder
+        self.neck = neck
+        self.heads = nn.ModuleList(heads)
         self.architecture = architecture
+        self.datasets: dict[str, int] = dict(architecture["datasets"])
 
-    @property
-    def num_classes(self) -> int:
-        return int(self.architecture["classes"])
+    def forward(
+        self, images: Mapping[str, Tensor], targets: Mapping[str, Targets] | None = None, pool: Pool = alone
+    ) -> dict[str, dict[str, Tensor]]:
+        """What `Head` says, for the images [B, C, H, W] of each data set; all go through in one pass.
 
-    def forward(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [B, L, K] and box codes [B, L, 6] in float32 at the locations of `locations`."""
+        Args:
+            images: Normalised, of any size; by name of the data set.
+            targets: Of the same data sets.
+            pool: Sums over the processes that share the batch.
+        """
+        return {
+            name: self._of_dataset(name, x_BCHW, None if targets is None else targets[name], pool)
+            for name, x_BCHW in images.items()
+        }
+
+    def _of_dataset(self, name: str, x_BCHW: Tensor, targets: Targets | None, pool: Pool) -> dict[str, Tensor]:
         check_bands(x_BCHW, int(self.architecture["bands"]))
-        levels = self.fpn(self.neck(self.encoder(pad_to_multiple(x_BCHW, self.encoder.multiple))))
-        logits, codes = [], []
-        for level, scale in zip(levels, self.level_scale, strict=True):
-            logits.append(self.scores(self.score_tower(level)).flatten(2))
-            codes.append((self.boxes(self.box_tower(level)) * scale).flatten(2))
-        return torch.cat(logits, 2).transpose(1, 2).float(), torch.cat(codes, 2).transpose(1, 2).float()
-
-    def locations(self, height: int, width: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-        """Centres [L, 2] (x, y) in pixels and strides [L] of the locations that an input of this size has."""
-        multiple = self.encoder.multiple
-        height, width = -(-height // multiple) * multiple, -(-width // multiple) * multiple
-        centres, strides = [], []
-        for stride in self.strides:
-            y, x = torch.meshgrid(
-                (torch.arange(-(-height // stride), device=device) + 0.5) * stride,
-                (torch.arange(-(-width // stride), device=device) + 0.5) * stride,
-                indexing="ij",
-            )
-            centres.append(torch.stack([x.flatten(), y.flatten()], dim=1))
-            strides.append(torch.full((x.numel(),), float(stride), device=device))
-        return torch.cat(centres), torch.cat(strides)
+        position = self.position_of(name)
+        padded = pad_to_multiple(x_BCHW, self.encoder.multiple)
+        maps = self.encoder(padded, position) if self.has_experts else self.encoder(padded)
+        head: Head = self.heads[position]
+        return head(self.neck(maps), (x_BCHW.shape[-2], x_BCHW.shape[-1]), targets, pool)
 
     @property
-    def strides(self) -> tuple[int, ...]:
-        """Pixels of the input for one location of each level."""
-        patch = self.encoder.strides[-1]
-        return (patch // 4, patch // 2, patch, 2 * patch) if self.encoder.is_plain else PYRAMID_STRIDES
+    def has_experts(self) -> bool:
+        return bool(self.architecture["part_features"])
+
+    def position_of(self, dataset: str) -> int:
+        """The position of a data set among heads and experts.
+
+        Raises:
+            ValueError: no such data set (the nearest is suggested).
+        """
+        names = list(self.datasets)
+        if dataset not in names:
+            near = difflib.get_close_matches(dataset, names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"detector: expected one of the data sets {names}, got {dataset!r}{hint}")
+        return names.index(dataset)
+
+    def for_dataset(self, dataset: str) -> Detector:
+        """The detector that this one is for one data set: a copy, its expert merged, without extra cost."""
+        position = self.position_of(dataset)
+        own = [[dataset, self.datasets[dataset]]]
+        model = create_multi_detector(**{**self.architecture, "datasets": own, "part_features": 0})
+        state = {}
+        for name, tensor in self.state_dict().items():
+            if name.startswith(f"heads.{position}."):
+                state[name.replace(f"heads.{position}.", "heads.0.", 1)] = tensor
+            elif not name.startswith("heads."):
+                state[name] = tensor
+        for prefix in expert_layers(self.encoder.body):
+            state.update(merge_expert(state, f"encoder.body.{prefix}", position))
+        model.load_state_dict({name: tensor for name, tensor in state.items() if ".experts." not in name})
+        return model.train(self.training)
+
+    def start_encoder_from(self, encoder: nn.Module) -> None:
+        """Take the weights of a dense encoder; experts start as copies of its last feed-forward rows.
+
+        Raises:
+            RuntimeError: it is another encoder.
+        """
+        state = encoder.state_dict()
+        for prefix in expert_layers(self.encoder):
+            part = int(self.architecture["part_features"])
+            state.update(split_dense(state, prefix, len(self.datasets), part))
+        self.encoder.load_state_dict(state)
 
 
-class FeaturePyramid(nn.Module):
-    """1 x 1 laterals summed top-down and smoothed by a 3 x 3 convolution (FPN, Lin et al., CVPR 2017)."""
+def create_detector(encoder: str = "resnet18", *, classes: int, name: str = "objects", **options: Any) -> Detector:
+    """Build a detector for one data set.
 
-    def __init__(self, in_channels: list[int], channels: int) -> None:
-        super().__init__()
-        self.laterals = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in in_channels)
-        self.smooth = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in in_channels)
-
-    def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        levels = [lateral(m) for lateral, m in zip(self.laterals, maps, strict=True)]
-        for finer in range(len(levels) - 2, -1, -1):
-            levels[finer] = levels[finer] + resize(levels[finer + 1], levels[finer].shape[-2:])
-        return [smooth(level) for smooth, level in zip(self.smooth, levels, strict=True)]
+    Args:
+        encoder: As for `s5.models.create_model`.
+        classes: Number of classes, at least 1.
+        name: Of the data set.
+        options: As `create_multi_detector` takes them.
+    """
+    return create_multi_detector(encoder, datasets={name: classes}, part_features=0, **options)
 
 
-def _tower(channels: int, convs: int) -> nn.Sequential:
-    """Group norm, since the statistics of the levels, which share the tower, differ."""
-    layers: list[nn.Module] = []
-    for _ in range(convs):
-        groups = max(g for g in (1, 2, 4, 8, 16, 32) if channels % g == 0)
-        layers += [nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.GroupNorm(groups, channels), nn.ReLU()]
-    return nn.Sequential(*layers)
-
-
-def decode_boxes(codes: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
-    """Boxes [..., L, 5] of codes [..., L, 6] at locations [L, 2]; not yet le90."""
-    unit = strides[:, None]
-    centre = centres + codes[..., :2] * unit
-    sides = codes[..., 2:4].clamp(-_MOST_LOG, _MOST_LOG).exp() * unit * _BASE
-    angle = torch.atan2(codes[..., 5], codes[..., 4]) / 2
-    return torch.cat([centre, sides, angle[..., None]], dim=-1)
-
-
-def log_sides(boxes: Tensor, strides: Tensor) -> Tensor:
-    """The part of the codes that gives the sides of boxes [..., 5]: [..., 2]."""
-    return (boxes[..., 2:4] / (strides[..., None] * _BASE)).log()
-
-
-def create_detector(
+def create_multi_detector(
     encoder: str = "resnet18",
     *,
-    classes: int,
+    datasets: Mapping[str, int] | Iterable[tuple[str, int]],
+    part_features: int = 256,
+    head: str = "rotated_fcos",
     bands: int = 3,
     channels: int = 64,
     head_convs: int = 2,
+    hidden: int = 1024,
+    anchor_scale: float = 8.0,
+    proposals: int = 2000,
     drop_path: float = 0.0,
     encoder_weights: str | Path | None = None,
     image_size: int | None = None,
     encoder_options: Mapping[str, Any] | None = None,
     checkpointing: bool = False,
-) -> RotatedFCOS:
-    """Build a detector on one of S5's or timm's encoders.
+) -> Detector:
+    """Build a detector on one of S5's or timm's encoders, with a head for each data set.
 
     Args:
         encoder: As for `s5.models.create_model`.
-        classes: Number of classes, at least 1.
+        datasets: name -> number of classes, at least 1, in the order of the experts.
+        part_features: Outputs of each feed-forward layer that belong to the data set's expert (the papers' 256); 0
+            shares the whole encoder. Experts need one of S5's encoders.
+        head: ``"rotated_fcos"``, light, or ``"oriented_rcnn"``, the papers'.
         bands: Input bands.
-        channels: Width of pyramid and towers.
-        head_convs: Convolutions in each tower.
+        channels: Width of the pyramid and of what follows it (the papers' 256).
+        head_convs: Convolutions in each tower of rotated FCOS.
+        hidden: Width of Oriented R-CNN's box head.
+        anchor_scale: Side of Oriented R-CNN's anchors, in strides of their level.
+        proposals: Oriented R-CNN's, of an image.
         drop_path, encoder_weights, image_size, encoder_options, checkpointing: As for `s5.models.create_model`.
 
     Raises:
         ValueError: a value out of range, or an encoder that there is not.
     """
-    for name, count in (("classes", classes), ("bands", bands), ("channels", channels), ("head_convs", head_convs)):
+    datasets = dict(datasets)
+    counts = {"bands": bands, "channels": channels, "head_convs": head_convs, "hidden": hidden, "proposals": proposals}
+    for name, count in {**counts, **{f"classes of {name!r}": number for name, number in datasets.items()}}.items():
         if count < 1:
             raise ValueError(f"detector: {name} must be at least 1, got {count}")
-    body = create_encoder(
-        encoder, bands=bands, drop_path=drop_path, image_size=image_size, weights=encoder_weights,
-        options=encoder_options, checkpointing=checkpointing,
-    )  # fmt: skip
+    if not datasets:
+        raise ValueError("detector: expected at least one data set with its number of classes, got none")
+    if head not in HEADS:
+        raise ValueError(f"head: expected one of {', '.join(HEADS)}, got {head!r}")
+    experts: dict[str, Any] = {}
+    if part_features:
+        if not encoder.startswith("s5_vit"):
+            raise ValueError(
+                f"part_features: only S5's encoders (s5_vit_b, ...) have experts, got encoder {encoder!r}; "
+                "set part_features to 0 to share the whole encoder"
+            )
+        experts = {"experts": len(datasets), "part_features": part_features}
+
+    def encoder_with(more: Mapping[str, Any], weights: str | Path | None) -> Encoder:
+        return create_encoder(
+            encoder, bands=bands, drop_path=drop_path, image_size=image_size, weights=weights,
+            options={**(encoder_options or {}), **more}, checkpointing=checkpointing,
+        )  # fmt: skip
+
+    body = encoder_with(experts, None if experts else encoder_weights)
+    neck: PlainPyramid | LevelPyramid = (
+        PlainPyramid(body.channels[-1]) if body.is_plain else LevelPyramid(body.channels, body.strides)
+    )
+    patch = body.strides[-1]
+    strides = (patch // 4, patch // 2, patch, 2 * patch) if body.is_plain else PYRAMID_STRIDES
+
+    def head_for(classes: int) -> nn.Module:
+        if head == "rotated_fcos":
+            return RotatedFCOSHead(neck.channels, strides, classes=classes, channels=channels, head_convs=head_convs)
+        return OrientedRCNNHead(
+            neck.channels, strides, classes=classes, channels=channels, hidden=hidden, anchor_scale=anchor_scale,
+            proposals=proposals,
+        )  # fmt: skip
+
     architecture = {
         "encoder": encoder,
-        "classes": classes,
-        "bands": bands,
-        "channels": channels,
-        "head_convs": head_convs,
+        "datasets": [[name, classes] for name, classes in datasets.items()],  # as JSON keeps an order
+        "part_features": part_features,
+        "head": head,
+        **counts,
+        "anchor_scale": anchor_scale,
         "drop_path": drop_path,
         "image_size": image_size,
         "encoder_options": dict(encoder_options or {}),
     }
-    return RotatedFCOS(body, classes=classes, channels=channels, head_convs=head_convs, architecture=architecture)
+    model = Detector(body, neck, [head_for(classes) for classes in datasets.values()], architecture)
+    if experts and encoder_weights is not None:
+        model.start_encoder_from(encoder_with({}, encoder_weights))
+    return model

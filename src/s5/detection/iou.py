@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from s5.detection.boxes import crossing, signed_area, to_corners
+from s5.detection.boxes import crossing, outer_boxes, signed_area, to_corners
 
 _PAIRS_AT_ONCE = 1 << 16  # as many as stay in a processor's cache
 _ON_LINE = 1e-11  # of the pair's extent: a corner that lies so near a clipping line lies on it
@@ -18,9 +18,12 @@ def rotated_iou(first: Tensor, second: Tensor) -> Tensor:
 
 def rotated_iou_matrix(first: Tensor, second: Tensor) -> Tensor:
     """IoU of every box of `first` [N, 5] with every box of `second` [M, 5]: float64 [N, M]."""
-    n, m = len(first), len(second)
-    i, j = torch.arange(n, device=first.device).repeat_interleave(m), torch.arange(m, device=first.device).repeat(n)
-    return rotated_iou(first[i], second[j]).reshape(n, m)
+    one, other = outer_boxes(first.double())[:, None], outer_boxes(second.double())[None]
+    near = (torch.minimum(one[..., 2:], other[..., 2:]) > torch.maximum(one[..., :2], other[..., :2])).all(-1)
+    i, j = near.nonzero(as_tuple=True)
+    iou = torch.zeros(near.shape, dtype=torch.float64, device=first.device)
+    iou[i, j] = rotated_iou(first[i], second[j])
+    return iou
 
 
 def quad_iou(first: Tensor, second: Tensor, *, simple: bool = False) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from s5.data.transforms import Normalizer
 from s5.detection.annotations import Detections
 from s5.detection.boxes import to_corners, to_le90
-from s5.detection.detector import RotatedFCOS, decode_boxes
+from s5.detection.detector import Detector
 from s5.detection.nms import rotated_nms
 from s5.detection.scenes import Scene, scene_windows
 from s5.detection.splitting import join, suppress
@@ -55,7 +55,7 @@ class PredictConfig:
 
 
 def detect_scene(
-    model: RotatedFCOS,
+    model: Detector,
     scene: Scene,
     classes: Sequence[str],
     normalizer: Normalizer,
@@ -64,6 +64,7 @@ def detect_scene(
     *,
     magnify: float,
     bands: int,
+    dataset: str,
 ) -> Detections:
     """All objects of one scene, of any size, the highest score first.
 
@@ -71,6 +72,7 @@ def detect_scene(
 
     Args:
         magnify: The network's pixels for one of the scene's.
+        dataset: Which of the network's data sets the scene is of.
 
     Raises:
         UnreadableRasterError: the scene cannot be read.
@@ -88,7 +90,9 @@ def detect_scene(
             continue
         image[:, ~valid] = 0
         pixels = torch.from_numpy(image[None] if image.dtype == np.uint8 else image[None].astype(np.float32))
-        boxes, scores, labels = detect_image(model, normalizer, pixels, config, compute, magnify=magnify)
+        boxes, scores, labels = detect_image(
+            model, normalizer, pixels, config, compute, magnify=magnify, dataset=dataset
+        )
         boxes[:, 0] += window.col
         boxes[:, 1] += window.row
         mine = _in_middle(boxes, window, rows, cols)
@@ -99,13 +103,14 @@ def detect_scene(
 
 
 def detect_image(
-    model: RotatedFCOS,
+    model: Detector,
     normalizer: Normalizer,
     image: Tensor,
     config: PredictConfig,
     compute: Compute,
     *,
     magnify: float,
+    dataset: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes float64 [N, 5] (le90, in the image's pixels), scores and labels [N] of one raw image [1, C, H, W]."""
     with torch.inference_mode():
@@ -114,17 +119,14 @@ def detect_image(
         if size != list(scaled.shape[-2:]):
             scaled = F.interpolate(scaled, size=size, mode="bilinear", align_corners=False)
         with compute.autocast():
-            logits, codes = model(normalizer.ready(scaled))
-        centres, strides = model.locations(size[0], size[1], logits.device)
-        scores, labels = logits[0].sigmoid().max(dim=-1)
-        within = (centres[:, 0] < size[1]) & (centres[:, 1] < size[0])  # what is padded holds nothing
-        scores = torch.where(within & (scores >= config.score), scores, 0.0)
-        scores, place = scores.topk(min(config.most, len(scores)))
-        place, scores = place[scores > 0], scores[scores > 0]
-        boxes = to_le90(decode_boxes(codes[0, place], centres[place], strides[place]).double())
+            found = model({dataset: normalizer.ready(scaled)})[dataset]
+        scores, place = found["scores"][0].flatten().topk(min(config.most, found["scores"][0].numel()))
+        place, scores = place[scores >= config.score], scores[scores >= config.score]
+        labels = place % model.datasets[dataset]
+        boxes = to_le90(found["boxes"][0, place // model.datasets[dataset]].double())
         boxes[:, :4] /= magnify
-        kept = rotated_nms(boxes, scores, config.nms, labels[place])
-    return boxes[kept].cpu().clone(), scores[kept].double().cpu().clone(), labels[place][kept].cpu().clone()
+        kept = rotated_nms(boxes, scores, config.nms, labels)
+    return boxes[kept].cpu().clone(), scores[kept].double().cpu().clone(), labels[kept].cpu().clone()
 
 
 def _middles(starts: list[int], size: int) -> dict[int, tuple[float, float]]:

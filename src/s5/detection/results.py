@@ -10,11 +10,12 @@ import numpy as np
 
 from s5.data.transforms import Normalizer
 from s5.detection.annotations import Detections
-from s5.detection.detector import create_detector
+from s5.detection.detector import create_multi_detector
 from s5.detection.evaluation import PrecisionRecall, curve, evaluate, match_class
 from s5.detection.prediction import PredictConfig, detect_scene
 from s5.detection.scenes import CORNERS, Scene
 from s5.engine import ComputeConfig, resolve_compute
+from s5.models import read_metadata
 from s5.models.store import load_network
 from s5.progress import progress
 from s5.types import BandStatistics
@@ -26,24 +27,30 @@ _IOUS: dict[str, float | str] = {"map50": 0.5, "map75": 0.75, "map": "0.5:0.95"}
 
 
 def detect_scenes(
-    weights: Path, scenes: Sequence[Scene], config: PredictConfig, compute: ComputeConfig
+    weights: Path, scenes: Sequence[Scene], config: PredictConfig, compute: ComputeConfig, *, dataset: str | None = None
 ) -> dict[str, Detections]:
     """Image to what a stored detector finds there; it brings its own classes, band statistics and magnification.
 
+    Args:
+        dataset: Which of the detector's data sets the scenes are of; None takes the first.
+
     Raises:
-        ValueError: the file is no detector of this project.
+        ValueError: the file is no detector of this project, or not one of that data set.
     """
-    model, metadata = load_network(weights, create_detector)
+    metadata = read_metadata(weights)
     if "magnify" not in metadata:
         raise ValueError(f"{weights}: is a network of another kind; expected a detector of the pipeline detection")
+    whole, _ = load_network(weights, create_multi_detector)
+    name = dataset or next(iter(whole.datasets))
+    model = whole.for_dataset(name)
     resolved = resolve_compute(compute)
     model.to(resolved.device)
-    statistics = BandStatistics.from_dict(metadata["statistics"])
+    statistics = BandStatistics.from_dict(metadata["datasets"][name]["statistics"])
     normalizer = Normalizer(statistics, resolved.device)
     return {
         scene.image: detect_scene(
-            model, scene, metadata["classes"], normalizer, config, resolved,
-            magnify=float(metadata["magnify"]), bands=len(statistics.bands),
+            model, scene, metadata["datasets"][name]["classes"], normalizer, config, resolved,
+            magnify=float(metadata["magnify"]), bands=len(statistics.bands), dataset=name,
         )
         for scene in progress(scenes, "detection", unit="scene")
     }  # fmt: skip
@@ -87,6 +94,17 @@ def judge_detections(
         per_class[key.replace("map", "ap")] = {name: _percent(value) for name, value in values["ap"].items()}
     objects = {name: sum(s.annotations.names.count(name) for s in scenes) for name in classes}
     return {**scores, "objects": objects, "per_class": per_class}
+
+
+def judge_datasets(
+    found: Mapping[str, Detections],
+    scenes: Mapping[str, Sequence[Scene]],
+    classes: Mapping[str, Sequence[str]],
+    metric: str,
+) -> dict[str, Any]:
+    """`judge_detections` of the first data set; where there are more, theirs are in ``others``, by name."""
+    first, *others = (judge_detections(found, scenes[name], classes[name], metric) for name in scenes)
+    return {**first, "others": dict(zip(list(scenes)[1:], others, strict=True))} if others else first
 
 
 def _percent(value: float | None) -> float | None:

@@ -18,6 +18,8 @@ from s5.types import BandStatistics, Window
 if TYPE_CHECKING:
     import pandas as pd
 
+    from s5.data.ingest import IngestionConfig
+
 TRAINING_SPLITS = ("labeled", "unlabeled", "noisy")
 # An image of several splits is used in the first of these alone: what a model is judged on, it never learns.
 _ORDER = ("test", "val", "labeled", "unlabeled", "noisy")
@@ -79,6 +81,105 @@ class DetectionData:
             digest.update(repr((scene.image, scene.split, scene.height, scene.width, scene.annotations.names)).encode())
             digest.update(scene.annotations.corners.tobytes() + scene.annotations.difficult.tobytes())
         return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What was found of the boxes of one or several data sets.
+
+    Attributes:
+        scenes, boxes: As `to_tables` makes them, with a first column ``dataset``.
+        quarantine: A row what is left out: path, kind, reason.
+        datasets: JSON-able; name -> ``{"classes": [...], "statistics": {...}}``.
+    """
+
+    scenes: pd.DataFrame
+    boxes: pd.DataFrame
+    quarantine: pd.DataFrame
+    datasets: dict[str, dict[str, Any]]
+
+    def data(self) -> dict[str, DetectionData]:
+        """Each data set by itself."""
+        return split_datasets(self.scenes, self.boxes, self.datasets)
+
+
+def collect_dataset(
+    name: str,
+    card: DatasetCard,
+    manifest: pd.DataFrame,
+    quarantine: pd.DataFrame,
+    statistics: BandStatistics,
+    *,
+    classes: Sequence[str] = (),
+) -> Collected:
+    """`collect_scenes` of all images that an ingestion found usable.
+
+    Args:
+        name: Of the data set.
+        manifest, quarantine, statistics: As `s5.data.ingest` gives them.
+        classes: Names of the classes; none takes all that the training scenes hold.
+
+    Raises:
+        CardError: no split of the card has boxes, or nothing usable is left.
+    """
+    import pandas as pd
+
+    images = manifest[["image", "split"]].drop_duplicates().itertuples(index=False, name=None)
+    held_out = set(quarantine.loc[quarantine["kind"] == "held_out", "path"])
+    found, bad = collect_scenes(card, images, classes=classes, held_out=held_out)
+    scenes, boxes = to_tables(found)
+    scenes.insert(0, "dataset", name)
+    boxes.insert(0, "dataset", name)
+    rows = [(str(one.path), one.kind, one.reason) for one in bad]
+    known = list(classes) or list(classes_of(found))
+    facts = {"classes": known, "statistics": statistics.to_dict()}
+    return Collected(scenes, boxes, pd.DataFrame(rows, columns=["path", "kind", "reason"]), {name: facts})
+
+
+def ingest_dataset(name: str, card: Path, config: IngestionConfig, *, seed: int, work_dir: Path) -> Collected:
+    """`collect_dataset` of a card that no run has ingested yet. Raises as `s5.data.ingest.ingest` does, too."""
+    from s5.data.ingest import ingest
+
+    found = ingest(card, config, seed=seed, work_dir=work_dir)
+    return collect_dataset(name, found.card, found.manifest, found.quarantine, found.statistics)
+
+
+def join_datasets(parts: Sequence[Collected]) -> Collected:
+    """Several data sets as one record, in order.
+
+    Raises:
+        ValueError: a name, or an image, stands in two of them.
+    """
+    import pandas as pd
+
+    names = [name for part in parts for name in part.datasets]
+    scenes = pd.concat([part.scenes for part in parts], ignore_index=True)
+    twice = scenes.loc[scenes["image"].duplicated(), "image"]
+    if len(set(names)) < len(names):
+        raise ValueError(f"detection.others: a data set's name stands twice in {names}; the first is the card's own")
+    if len(twice):
+        raise ValueError(f"detection.others: {twice.iloc[0]} stands in two data sets; leave it out of one of them")
+    return Collected(
+        scenes,
+        pd.concat([part.boxes for part in parts], ignore_index=True),
+        pd.concat([part.quarantine for part in parts], ignore_index=True),
+        {name: facts for part in parts for name, facts in part.datasets.items()},
+    )
+
+
+def split_datasets(
+    scenes: pd.DataFrame, boxes: pd.DataFrame, datasets: Mapping[str, Mapping[str, Any]]
+) -> dict[str, DetectionData]:
+    """The tables of `Collected` as a record for each data set."""
+    return {
+        name: DetectionData(
+            scenes[scenes["dataset"] == name].reset_index(drop=True),
+            boxes[boxes["dataset"] == name].reset_index(drop=True),
+            tuple(facts["classes"]),
+            BandStatistics.from_dict(dict(facts["statistics"])),
+        )
+        for name, facts in datasets.items()
+    }
 
 
 def collect_scenes(

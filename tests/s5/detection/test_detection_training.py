@@ -7,21 +7,39 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
 
 from s5.data.card import CardError, load_card
 from s5.data.transforms import Normalizer
-from s5.detection import DetectionData, DetectorConfig, PredictConfig, create_detector, detect_scene, train_detector
+from s5.detection import (
+    DetectionData,
+    DetectorConfig,
+    PredictConfig,
+    create_detector,
+    create_multi_detector,
+    detect_scene,
+    train_detector,
+)
 from s5.detection.augmentation import BoxGeometryConfig
 from s5.detection.boxes import to_corners
 from s5.detection.config import DetectionConfig
-from s5.detection.results import detect_scenes, detection_table, detections_of, judge_detections
-from s5.detection.scenes import CORNERS, classes_of, collect_scenes, from_tables, to_tables
+from s5.detection.results import detect_scenes, detection_table, detections_of, judge_datasets, judge_detections
+from s5.detection.scenes import (
+    CORNERS,
+    classes_of,
+    collect_dataset,
+    collect_scenes,
+    from_tables,
+    join_datasets,
+    to_tables,
+)
 from s5.engine import ComputeConfig, Interrupted, resolve_compute
 from s5.engine.optimizer import OptimizerConfig
 from s5.models import ModelConfig
+from s5.models.store import load_network
 from s5.types import BandStatistics
 
 STATISTICS = BandStatistics(("red", "green", "blue"), (0,) * 3, (255,) * 3, (0.4,) * 3, (0.25,) * 3)
@@ -79,7 +97,9 @@ def data(card):
 
 
 def train(data, folder, config=SHORT, **options):
-    return train_detector(data, SMALL, config, LOOK, CPU, name="detector_model", project=folder, seed=0, **options)
+    return train_detector(
+        {"bars": data}, SMALL, config, LOOK, CPU, name="detector_model", project=folder, seed=0, **options
+    )
 
 
 def test_scenes_come_back_from_their_tables(data) -> None:
@@ -159,15 +179,110 @@ def test_every_place_is_in_the_middle_of_one_window(data) -> None:
 def test_detections_are_finite_and_the_best_first(data) -> None:
     torch.manual_seed(0)
     model = create_detector("resnet10t", classes=1, channels=8, head_convs=1).eval()
-    torch.nn.init.normal_(model.scores.weight, std=0.3)
+    torch.nn.init.normal_(model.heads[0].scores.weight, std=0.3)
     scene, normalizer, compute = data.scenes[0], Normalizer(STATISTICS), resolve_compute(CPU)
     common = (model, scene, data.classes, normalizer)
-    whole = detect_scene(*common, PredictConfig(window=96, overlap=0), compute, magnify=2.0, bands=3)
-    tiled = detect_scene(*common, PredictConfig(window=64, overlap=32), compute, magnify=1.0, bands=3)
+    whole = detect_scene(*common, PredictConfig(window=96, overlap=0), compute, magnify=2.0, bands=3, dataset="objects")
+    tiled = detect_scene(
+        *common, PredictConfig(window=64, overlap=32), compute, magnify=1.0, bands=3, dataset="objects"
+    )
     assert len(whole) > 0 and len(tiled) > 0
     for found in (whole, tiled):
         assert np.isfinite(found.corners).all()
         assert found.scores.tolist() == sorted(found.scores, reverse=True)
+
+
+TINY_VIT = ModelConfig(
+    encoder="s5_vit", image_size=64, encoder_options={"width": 24, "depth": 4, "heads": 2, "patch": 8}
+)
+
+
+@pytest.fixture(scope="module")
+def two(data):
+    """The bars, and the same scenes as another data set, whose bars have another name and whose bands other values."""
+    boxes = data.box_table.assign(**{"class": "rod"})
+    statistics = replace(STATISTICS, mean=(0.3,) * 3)
+    return {"bars": data, "rods": DetectionData(data.scene_table, boxes, ("pole", "rod"), statistics)}
+
+
+@pytest.mark.parametrize(("head", "mosaic"), [("rotated_fcos", 0.5), ("oriented_rcnn", 0.0)])
+def test_two_data_sets_are_learnt_jointly(two, tmp_path, head, mosaic) -> None:
+    config = replace(SHORT, head=head, mosaic=mosaic, hidden=16, proposals=20, part_features=8, steps=4)
+    arguments = {"name": "detector_model", "seed": 0}
+
+    def stop(metrics, step):
+        if step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    whole = train_detector(two, TINY_VIT, config, LOOK, CPU, project=tmp_path / "a", **arguments)
+    with pytest.raises(Interrupted):
+        train_detector(two, TINY_VIT, config, LOOK, CPU, project=tmp_path / "b", log=stop, **arguments)
+    again = train_detector(two, TINY_VIT, config, LOOK, CPU, project=tmp_path / "b", **arguments)
+    assert again.pointer["sha256"] == whole.pointer["sha256"] and again.pointer["resumed_from"]
+    row = whole.history[0]
+    assert row["loss"] == pytest.approx(row["bars.loss"] + row["rods.loss"], rel=1e-5)
+    weights = tmp_path / "a" / whole.pointer["path"]
+    model, metadata = load_network(weights, create_multi_detector)
+    assert list(metadata["datasets"]) == ["bars", "rods"] and model.has_experts
+    experts = model.encoder.body.blocks[0].mlp.experts
+    assert not torch.equal(experts[0].weight, experts[1].weight)
+    scenes = two["rods"].split("test")
+    found = detect_scenes(weights, scenes, replace(LOOK, score=1e-6, most=20), CPU, dataset="rods")
+    assert {name for one in found.values() for name in one.names} <= {"pole", "rod"}
+    scores = judge_datasets(
+        found, {"bars": data_scenes(two, "bars"), "rods": scenes}, {"bars": ["bar"], "rods": ["pole", "rod"]}, "area"
+    )
+    assert set(scores["others"]) == {"rods"} and scores["others"]["rods"]["objects"] == {"pole": 0, "rod": 5}
+
+
+def data_scenes(two, name):
+    return two[name].split("test")
+
+
+@pytest.mark.parametrize("head", ["rotated_fcos", "oriented_rcnn"])
+@pytest.mark.parametrize("kind", ["empty", "difficult", "thin"])
+def test_scenes_without_an_object_to_learn_stop_no_training(data, tmp_path, head, kind) -> None:
+    boxes = data.box_table.copy()
+    if kind == "empty":
+        boxes = boxes.iloc[:0]
+    elif kind == "difficult":
+        boxes["difficult"] = True
+    else:  # as narrow as no pixel
+        boxes[["x3", "y3"]], boxes[["x4", "y4"]] = boxes[["x2", "y2"]] + 0.001, boxes[["x1", "y1"]] + 0.001
+    poor = DetectionData(data.scene_table, boxes.astype(data.box_table.dtypes.to_dict()), ("bar",), STATISTICS)
+    config = replace(SHORT, head=head, hidden=16, proposals=20, steps=2, mosaic=0.5)
+    result = train(poor, tmp_path, config)
+    assert all(np.isfinite(row["loss"]) for row in result.history)
+
+
+def test_data_sets_of_other_bands_do_not_train_jointly(two, tmp_path) -> None:
+    other = replace(two["rods"], statistics=BandStatistics(("nir",), (0,), (255,), (0.4,), (0.25,)))
+    with pytest.raises(ValueError, match=r"as many bands each, got \{'bars': 3, 'rods': 1\}"):
+        train_detector(
+            {**two, "rods": other}, TINY_VIT, SHORT, LOOK, CPU, name="detector_model", project=tmp_path, seed=0
+        )
+
+
+def test_names_and_images_stand_in_one_data_set_alone(card) -> None:
+    images = pd.DataFrame(images_of(card), columns=["image", "split"])
+    nothing = pd.DataFrame({"path": [], "kind": []})
+    one = collect_dataset("bars", card, images, nothing, STATISTICS)
+    assert one.datasets["bars"]["classes"] == ["bar"] and set(one.scenes["dataset"]) == {"bars"}
+    with pytest.raises(ValueError, match="a data set's name stands twice"):
+        join_datasets([one, one])
+    other = collect_dataset("rods", card, images, nothing, STATISTICS)
+    with pytest.raises(ValueError, match="stands in two data sets"):
+        join_datasets([one, other])
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(two, tmp_path) -> None:
+    config = replace(SHORT, mosaic=0.5, part_features=8, steps=3, validate_every=0)
+    arguments = {"name": "detector_model", "seed": 0}
+    one = train_detector(two, TINY_VIT, config, LOOK, CPU, project=tmp_path / "a", **arguments)
+    both = train_detector(two, TINY_VIT, config, LOOK, replace(CPU, devices=2), project=tmp_path / "b", **arguments)
+    for first, second in zip(one.history, both.history, strict=True):
+        assert second["loss"] == pytest.approx(first["loss"], rel=1e-3)
 
 
 @pytest.mark.slow
@@ -217,11 +332,13 @@ def test_the_encoder_of_a_segmentation_network_is_a_start(data, tmp_path) -> Non
     torch.manual_seed(1)
     trained = create_model("resnet10t", "light", classes=2, decoder_channels=8)
     save_model(trained, tmp_path / "seg.safetensors", metadata={})
-    network = start_detector(data, SMALL, SHORT, seed=0, init=tmp_path / "seg.safetensors")
+    network = start_detector({"bars": data}, SMALL, SHORT, seed=0, init=tmp_path / "seg.safetensors")
     for name, value in trained.encoder.state_dict().items():
         assert torch.equal(network.encoder.state_dict()[name], value)
     with pytest.raises(ValueError, match="does not fit 'resnet18'"):
-        start_detector(data, ModelConfig(encoder="resnet18"), SHORT, seed=0, init=tmp_path / "seg.safetensors")
+        start_detector(
+            {"bars": data}, ModelConfig(encoder="resnet18"), SHORT, seed=0, init=tmp_path / "seg.safetensors"
+        )
     with pytest.raises(ValueError, match=r"seg\.safetensors"):
         detect_scenes(tmp_path / "seg.safetensors", data.split("test"), LOOK, CPU)
 

@@ -9,18 +9,23 @@ import pytest
 import torch
 
 from s5.detection import create_detector, quad_iou, to_corners, to_le90
-from s5.detection.assignment import Targets, assign, detection_loss
-from s5.detection.augmentation import BoxGeometryConfig, augment_boxes
-from s5.detection.detector import decode_boxes, log_sides
+from s5.detection.assignment import assign, detection_loss
+from s5.detection.augmentation import BoxGeometryConfig, augment_boxes, make_mosaics
+from s5.detection.codes import decode_locations, log_sides
+from s5.detection.fcos import locations
+from s5.detection.targets import Targets
 from s5.seeds import Draws
 
 TINY = {"width": 16, "depth": 4, "heads": 2}
 
 
+STRIDES = (4, 8, 16, 32)
+
+
 @pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return create_detector("resnet10t", classes=2, channels=8, head_convs=1)
+def places():
+    """Centres and strides of the locations of an image of 64 x 64 px."""
+    return locations([torch.zeros(1, 1, 64 // s, 64 // s) for s in STRIDES], STRIDES)
 
 
 def targets(boxes, labels, locations, valid=True):
@@ -34,17 +39,19 @@ def targets(boxes, labels, locations, valid=True):
 )
 def test_every_location_gives_scores_and_a_box(encoder, options, size) -> None:
     network = create_detector(encoder, classes=3, channels=8, head_convs=1, encoder_options=options)
-    logits, codes = network(torch.zeros(2, 3, *size))
-    centres, strides = network.locations(*size)
-    assert logits.shape == (2, len(centres), 3)
-    assert codes.shape == (2, len(centres), 6)
-    assert len(strides) == len(centres)
-    assert centres[0].tolist() == [2.0, 2.0]
-    assert sorted(set(strides.tolist())) == [4, 8, 16, 32]
+    found = network({"objects": torch.zeros(2, 3, *size)})["objects"]
+    sides = [-(-side // network.encoder.multiple) * network.encoder.multiple for side in size]
+    number = sum(-(-sides[0] // stride) * -(-sides[1] // stride) for stride in STRIDES)
+    assert found["boxes"].shape == (2, number, 5)
+    assert found["scores"].shape == (2, number, 3)
+    centres, strides = locations([torch.zeros(1, 1, 8, 6)], (4,))
+    assert centres[0].tolist() == [2.0, 2.0] and centres[-1].tolist() == [22.0, 30.0] and strides.tolist() == [4] * 48
+    with pytest.raises(ValueError, match="did you mean 'objects'"):
+        network({"object": torch.zeros(1, 3, 32, 32)})
 
 
-def test_the_right_codes_have_no_error(model) -> None:
-    centres, strides = model.locations(64, 64)
+def test_the_right_codes_have_no_error(places) -> None:
+    centres, strides = places
     box = to_le90(torch.tensor([[30.0, 29.0, 24.0, 9.0, 0.7]]))
     given = targets(box.tolist(), [1], len(centres))
     wanted, box_of, weight, _ = assign(centres, strides, given, 2)
@@ -55,7 +62,7 @@ def test_the_right_codes_have_no_error(model) -> None:
     double = torch.tensor([math.cos(2 * 0.7), math.sin(2 * 0.7)])
     offset = (box[:, :2] - centres) / strides[:, None]
     codes = torch.cat([offset, log_sides(box.expand(len(centres), 5), strides), double.expand(len(centres), 2)], 1)
-    assert torch.allclose(to_le90(decode_boxes(codes, centres, strides)), box.expand(len(centres), 5), atol=1e-4)
+    assert torch.allclose(to_le90(decode_locations(codes, centres, strides)), box.expand(len(centres), 5), atol=1e-4)
     logits = torch.logit(wanted, eps=1e-6)
     losses = detection_loss(logits, codes[None], centres, strides, given)
     assert losses["loss"] < 1e-3
@@ -77,8 +84,8 @@ def test_the_right_codes_have_no_error(model) -> None:
     ],
 )
 @pytest.mark.parametrize("valid", [True, False])
-def test_a_loss_is_finite_whatever_the_boxes(model, boxes, labels, valid) -> None:
-    centres, strides = model.locations(64, 64)
+def test_a_loss_is_finite_whatever_the_boxes(places, boxes, labels, valid) -> None:
+    centres, strides = places
     logits = (torch.randn(1, len(centres), 2) * 50).requires_grad_()
     codes = (torch.randn(1, len(centres), 6) * 50).requires_grad_()
     loss = detection_loss(logits, codes, centres, strides, targets(boxes, labels, len(centres), valid))["loss"]
@@ -88,8 +95,8 @@ def test_a_loss_is_finite_whatever_the_boxes(model, boxes, labels, valid) -> Non
     assert loss == 0 if not valid else loss >= 0
 
 
-def test_what_is_to_be_ignored_teaches_nothing(model) -> None:
-    centres, strides = model.locations(64, 64)
+def test_what_is_to_be_ignored_teaches_nothing(places) -> None:
+    centres, strides = places
     logits = torch.zeros(1, len(centres), 2, requires_grad=True)
     codes = torch.zeros(1, len(centres), 6)
     detection_loss(logits, codes, centres, strides, targets([[32.0, 32, 40, 20, 0.5]], [-1], len(centres)))[
@@ -149,3 +156,37 @@ def test_an_unturned_crop_is_a_shift() -> None:
 def test_augmentation_out_of_range_is_named(key, value) -> None:
     with pytest.raises(ValueError, match=rf"augmentation\.{key}"):
         BoxGeometryConfig(**{key: value})
+
+
+def test_a_mosaic_holds_a_quarter_of_each_of_four() -> None:
+    size = 40
+    box = torch.tensor([[20.0, 20, 16, 8, 0.0], [5, 5, 4, 4, 0.0], [35, 35, 4, 4, 0.0], [100, 100, 4, 4, 0.0]])
+    quarters = [
+        (
+            torch.full((2, 1, size, size), float(value)),
+            torch.full((2, size, size), value != 3),
+            [box, box],
+            [torch.tensor([value, value, value, value])] * 2,
+        )
+        for value in range(4)
+    ]
+    images, valid, boxes, labels = make_mosaics(
+        quarters, 1.0, BoxGeometryConfig(crop=size), Draws(torch.Generator().manual_seed(3))
+    )
+    assert len({tuple((images[place, 0, :, 0] == 0).tolist()) for place in range(2)}) == 2  # each has its own middle
+    for place in range(2):
+        values = images[place, 0]
+        row, col = int((values[:, 0] == 0).sum()), int((values[0] == 0).sum())
+        assert 10 <= row <= 30 and 10 <= col <= 30
+        expected = torch.zeros(size, size)
+        expected[:row, col:], expected[row:, :col], expected[row:, col:] = 1.0, 2.0, 3.0
+        assert torch.equal(values, expected)
+        assert torch.equal(valid[place], expected != 3)
+        found = [tuple(b) for b in torch.cat([boxes[place][:, :1], labels[place][:, None]], 1).tolist()]
+        assert (5.0, 0.0) in found and (35.0, 3.0) in found and 100.0 not in [x for x, _ in found]
+        assert (5.0, 3.0) not in found and (35.0, 0.0) not in found
+        # of the bar in the middle every quarter shows some, and at most one of them enough
+        middle = [label for x, label in found if x == 20.0]
+        assert 1 <= len(middle) <= 4 and sum(label >= 0 for label in middle) <= 1
+    same = make_mosaics(quarters, 0.0, BoxGeometryConfig(crop=size), Draws(torch.Generator().manual_seed(3)))
+    assert torch.equal(same[0], quarters[0][0]) and torch.equal(same[2][0], box)

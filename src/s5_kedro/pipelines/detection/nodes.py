@@ -11,25 +11,39 @@ from s5_kedro.project import find_card, find_file, project_root
 from s5_kedro.tracking import MetricsLog
 
 
-def collect_objects(tile_manifest: Any, quarantine: Any, dataset: str, classes: list[str]) -> tuple[Any, Any, Any]:
-    """Read the boxes of all usable images; returns a table of scenes, one of boxes and one of what is left out."""
-    import pandas as pd
-
+def collect_objects(
+    tile_manifest: Any,
+    quarantine: Any,
+    band_statistics: dict[str, Any],
+    dataset: str,
+    classes: list[str],
+    others: dict[str, str],
+    ingestion: dict[str, Any],
+    seed: int,
+) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """Read the boxes of all usable images, of this and the other data sets; returns tables of scenes, of boxes and of
+    what is left out, and the classes and band statistics of each data set.
+    """
     from s5.data.card import load_card
-    from s5.detection.scenes import collect_scenes, to_tables
+    from s5.data.ingest import IngestionConfig
+    from s5.detection.scenes import collect_dataset, ingest_dataset, join_datasets
+    from s5.types import BandStatistics
 
-    images = tile_manifest[["image", "split"]].drop_duplicates().itertuples(index=False, name=None)
-    held_out = set(quarantine.loc[quarantine["kind"] == "held_out", "path"])
-    scenes, bad = collect_scenes(load_card(find_card(dataset)), images, classes=classes, held_out=held_out)
-    rows = [(str(one.path), one.kind, one.reason) for one in bad]
-    return *to_tables(scenes), pd.DataFrame(rows, columns=["path", "kind", "reason"])
+    card, statistics = load_card(find_card(dataset)), BandStatistics.from_dict(band_statistics)
+    parts = [collect_dataset(card.name, card, tile_manifest, quarantine, statistics, classes=classes)]
+    config = configure(IngestionConfig, ingestion, "ingestion")
+    for name, path in others.items():
+        work_dir = project_root() / "data/02_intermediate/detection_others" / name
+        parts.append(ingest_dataset(name, find_card(path), config, seed=seed, work_dir=work_dir))
+    found = join_datasets(parts)
+    return found.scenes, found.boxes, found.quarantine, found.datasets
 
 
 def train_detector(
     detection_scenes: Any,
     detection_boxes: Any,
-    band_statistics: dict[str, Any],
-    classes: list[str],
+    detection_datasets: dict[str, Any],
+    head: str,
     init: str | None,
     model: dict[str, Any],
     train: dict[str, Any],
@@ -37,18 +51,19 @@ def train_detector(
     compute: dict[str, Any],
     seed: int,
 ) -> tuple[dict[str, Any], Any]:
-    """Train the detector; returns its pointer and history."""
+    """Train the detector, on all data sets jointly; returns its pointer and history."""
     import pandas as pd
 
     from s5 import detection
+    from s5.detection.scenes import split_datasets
     from s5.engine.compute import ComputeConfig
     from s5.models import ModelConfig
 
     with MetricsLog("detection") as log:
         result = detection.train_detector(
-            detection_data(detection_scenes, detection_boxes, band_statistics, classes),
+            split_datasets(detection_scenes, detection_boxes, detection_datasets),
             configure(ModelConfig, model, "model"),
-            configure(detection.DetectorConfig, train, "detection.train"),
+            configure(detection.DetectorConfig, {"head": head, **train}, "detection.train"),
             configure(detection.PredictConfig, predict, "detection.predict"),
             configure(ComputeConfig, compute, "compute"),
             name="detector_model",
@@ -63,6 +78,7 @@ def train_detector(
 def detect_objects(
     detection_scenes: Any,
     detection_boxes: Any,
+    detection_datasets: dict[str, Any],
     detector_model: dict[str, Any],
     predict: dict[str, Any],
     evaluation: dict[str, Any],
@@ -75,12 +91,12 @@ def detect_objects(
     from s5.geo.objects import located_objects
     from s5.models import open_pointer
 
-    found = results.detect_scenes(
-        open_pointer(detector_model, project_root()),
-        evaluated_scenes(detection_scenes, detection_boxes, evaluation),
-        configure(PredictConfig, predict, "detection.predict"),
-        configure(ComputeConfig, compute, "compute"),
-    )
+    weights = open_pointer(detector_model, project_root())
+    look = configure(PredictConfig, predict, "detection.predict")
+    found: dict[str, Any] = {}
+    for name, scenes in evaluated_scenes(detection_scenes, detection_boxes, detection_datasets, evaluation).items():
+        settings = configure(ComputeConfig, compute, "compute")
+        found |= results.detect_scenes(weights, scenes, look, settings, dataset=name)
     table = results.detection_table(found)
     return table, located_objects(table, CORNERS)
 
@@ -88,6 +104,7 @@ def detect_objects(
 def evaluate_detections(
     detection_scenes: Any,
     detection_boxes: Any,
+    detection_datasets: dict[str, Any],
     detections: Any,
     detector_model: dict[str, Any],
     evaluation: dict[str, Any],
@@ -95,11 +112,12 @@ def evaluate_detections(
     """Measure the detections against the boxes."""
     from s5.detection import results
 
-    scenes = evaluated_scenes(detection_scenes, detection_boxes, evaluation)
-    found, classes = results.detections_of(detections), detector_classes(detector_model)
-    scores = results.judge_detections(found, scenes, classes, evaluation["metric"])
+    scenes = evaluated_scenes(detection_scenes, detection_boxes, detection_datasets, evaluation)
+    classes = {name: facts["classes"] for name, facts in detection_datasets.items()}
+    scores = results.judge_datasets(results.detections_of(detections), scenes, classes, evaluation["metric"])
     numbers = {key: scores[key] for key in ("map50", "map75", "map")}
     numbers |= {f"ap50.{name}": value for name, value in scores["per_class"]["ap50"].items()}
+    numbers |= {f"{name}.map50": other["map50"] for name, other in scores.get("others", {}).items()}
     with MetricsLog("detection") as log:
         log(numbers, step=0)
     keys = ("seed", "steps_total", "selected_on")
@@ -109,58 +127,45 @@ def evaluate_detections(
 def plot_detections(
     detection_scenes: Any,
     detection_boxes: Any,
-    band_statistics: dict[str, Any],
+    detection_datasets: dict[str, Any],
     detections: Any,
-    detector_model: dict[str, Any],
     evaluation: dict[str, Any],
 ) -> Any:
-    """Precision-recall curves, and detections beside the truth."""
+    """Precision-recall curves, and detections beside the truth, of the first data set."""
     from s5.detection import results
     from s5.report.detection import plot_detections as plot
     from s5.types import BandStatistics
 
-    scenes = evaluated_scenes(detection_scenes, detection_boxes, evaluation)
-    found, classes = results.detections_of(detections), detector_classes(detector_model)
+    every = evaluated_scenes(detection_scenes, detection_boxes, detection_datasets, evaluation)
+    name = next(iter(every))
+    scenes, facts = every[name], detection_datasets[name]
+    found, classes = results.detections_of(detections), facts["classes"]
     curves = results.curves_of(found, scenes, classes)
-    statistics = BandStatistics.from_dict(band_statistics)
+    statistics = BandStatistics.from_dict(facts["statistics"])
     count, least = int(evaluation["gallery_scenes"]), float(evaluation["gallery_score"])
     return plot(scenes, found, curves, classes, statistics=statistics, count=count, least_score=least)
 
 
-def detection_data(scenes: Any, boxes: Any, band_statistics: dict[str, Any], classes: list[str]) -> Any:
-    """The library's record of the tables; classes are those given, or all that the training scenes hold."""
-    from s5.detection import DetectionData
-    from s5.detection.scenes import classes_of, from_tables
-    from s5.types import BandStatistics
-
-    known = tuple(classes) or classes_of(from_tables(scenes, boxes))
-    return DetectionData(scenes, boxes, known, BandStatistics.from_dict(band_statistics))
-
-
-def evaluated_scenes(scenes: Any, boxes: Any, evaluation: dict[str, Any]) -> list[Any]:
-    """The scenes of the evaluated split.
+def evaluated_scenes(
+    scenes: Any, boxes: Any, datasets: dict[str, Any], evaluation: dict[str, Any]
+) -> dict[str, list[Any]]:
+    """The scenes of the evaluated split, of each data set that has some.
 
     Raises:
         ValueError: there is none with boxes.
     """
     from s5.detection.config import DetectionEvaluationConfig
-    from s5.detection.scenes import from_tables
+    from s5.detection.scenes import split_datasets
 
     config = configure(DetectionEvaluationConfig, evaluation, "detection.evaluation")
-    rows = scenes[scenes["split"] == config.split]
-    if rows.empty:
+    chosen = {name: data.split(config.split) for name, data in split_datasets(scenes, boxes, datasets).items()}
+    found = {name: of_split for name, of_split in chosen.items() if of_split}
+    if not found:
         raise ValueError(
             f"detection.evaluation.split: no scene of {config.split!r} has boxes, only {sorted(set(scenes['split']))}; "
             "choose another, or give it boxes in the dataset card"
         )
-    return from_tables(rows, boxes)
-
-
-def detector_classes(pointer: dict[str, Any]) -> list[str]:
-    """The classes that a detector knows."""
-    from s5.models import open_pointer, read_metadata
-
-    return list(read_metadata(open_pointer(pointer, project_root()))["classes"])
+    return found
 
 
 def encoder_weights(init: str | None) -> Path | None:

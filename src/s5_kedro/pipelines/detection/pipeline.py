@@ -10,7 +10,7 @@ from s5_kedro.pipelines.detection.nodes import (
     train_detector,
 )
 
-_OBJECTS = ["detection_scenes", "detection_boxes", "band_statistics"]
+_OBJECTS = ["detection_scenes", "detection_boxes", "detection_datasets"]
 
 
 def create_pipeline() -> Pipeline:
@@ -18,15 +18,24 @@ def create_pipeline() -> Pipeline:
         [
             node(
                 collect_objects,
-                inputs=["tile_manifest", "quarantine", "params:dataset", "params:detection.classes"],
-                outputs=["detection_scenes", "detection_boxes", "detection_quarantine"],
+                inputs=[
+                    "tile_manifest",
+                    "quarantine",
+                    "band_statistics",
+                    "params:dataset",
+                    "params:detection.classes",
+                    "params:detection.others",
+                    "params:ingestion",
+                    "params:seed",
+                ],
+                outputs=["detection_scenes", "detection_boxes", "detection_quarantine", "detection_datasets"],
                 name="collect_objects",
             ),
             node(
                 train_detector,
                 inputs=[
                     *_OBJECTS,
-                    "params:detection.classes",
+                    "params:detection.head",
                     "params:detection.init",
                     "params:model",
                     "params:detection.train",
@@ -40,8 +49,7 @@ def create_pipeline() -> Pipeline:
             node(
                 detect_objects,
                 inputs=[
-                    "detection_scenes",
-                    "detection_boxes",
+                    *_OBJECTS,
                     "detector_model",
                     "params:detection.predict",
                     "params:detection.evaluation",
@@ -53,8 +61,7 @@ def create_pipeline() -> Pipeline:
             node(
                 evaluate_detections,
                 inputs=[
-                    "detection_scenes",
-                    "detection_boxes",
+                    *_OBJECTS,
                     "detections",
                     "detector_model",
                     "params:detection.evaluation",
@@ -64,7 +71,7 @@ def create_pipeline() -> Pipeline:
             ),
             node(
                 plot_detections,
-                inputs=[*_OBJECTS, "detections", "detector_model", "params:detection.evaluation"],
+                inputs=[*_OBJECTS, "detections", "params:detection.evaluation"],
                 outputs="detection_gallery",
                 name="plot_detections",
             ),
