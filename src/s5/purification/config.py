@@ -1,0 +1,54 @@
+"""What purification is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+RULES = ("calibrated", "semiearth")
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """How evidence is gathered.
+
+    Args:
+        batch_size: Tiles that a grounder is asked about at once.
+        tiles_per_part: Tiles of a file; what a killed run loses is less than that.
+    """
+
+    batch_size: int = 8
+    tiles_per_part: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "tiles_per_part"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name}: expected a whole number of at least 1, got {value!r}")
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How trust in the evidence is estimated.
+
+    Args:
+        split: Labelled tiles to estimate it on. Not ``"labeled"`` where the teacher was trained on these: it knows them
+            by heart, and evidence would seem to add nothing.
+        pixels_per_tile: Labelled pixels drawn of each tile.
+    """
+
+    split: str = "val"
+    pixels_per_tile: int = 2048
+
+    def __post_init__(self) -> None:
+        if self.split not in ("labeled", "val"):
+            raise ValueError(f"fit.split: expected 'val' or 'labeled', got {self.split!r}; test tiles are for tests")
+        if not isinstance(self.pixels_per_tile, int) or self.pixels_per_tile < 1:
+            raise ValueError(
+                f"fit.pixels_per_tile: expected a whole number of at least 1, got {self.pixels_per_tile!r}"
+            )
+
+
+def check_rule(rule: str) -> None:
+    """Raises ValueError for a rule that there is not."""
+    if rule not in RULES:
+        raise ValueError(f"rule: expected one of {RULES}, got {rule!r}")
