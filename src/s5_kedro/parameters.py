@@ -22,6 +22,7 @@ GROUPS = {
     "entropy_scoring": "s5.selection:ScoringConfig",
     "quality": "s5.selection:QualityConfig",
     "diversity_sampling": "s5.selection:SamplingConfig",
+    "purification": "s5.purification.config:PurificationConfig",
     "s4p": "s5.semisup:S4PConfig",
     "finetune": "s5.finetuning:SupervisedConfig",
     "training_plan": "s5.engine.planning:PlanConfig",

@@ -65,8 +65,8 @@ def near_boundary(masks: Tensor, num_classes: int, reach: int = BOUNDARY) -> Ten
     known = masks < num_classes
     high = torch.where(known, masks.float(), -1.0)
     low = torch.where(known, -masks.float(), -float(num_classes))
-    size = {"kernel_size": 2 * reach + 1, "stride": 1, "padding": reach}
-    return known & (F.max_pool2d(high[:, None], **size)[:, 0] != -F.max_pool2d(low[:, None], **size)[:, 0])
+    highest, lowest = (F.max_pool2d(one, 2 * reach + 1, stride=1, padding=reach) for one in (high, low))
+    return known & (highest != -lowest)
 
 
 class _Counts:

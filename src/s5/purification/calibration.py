@@ -133,9 +133,8 @@ def calibrate(samples: Samples) -> Calibration:
     num_classes = samples.logits.shape[1]
     tile_ids, tile = samples.tile.unique(return_inverse=True)
     teacher_temperature = _temperature(lambda t: _cross_entropy(samples.logits / t, samples.truth, tile))
-    said_by = lambda t: answers(samples.evidence, t)  # noqa: E731
-    evidence_temperature = _temperature(lambda t: _evidence_entropy(said_by(t), samples.truth, tile))
-    said = said_by(evidence_temperature)
+    evidence_temperature = _temperature(lambda t: _evidence_entropy(answers(samples.evidence, t), samples.truth, tile))
+    said = answers(samples.evidence, evidence_temperature)
     folds = tile % min(_FOLDS, len(tile_ids))
     held_out = torch.empty_like(said[:, :, None].expand(-1, -1, num_classes))
     for fold in folds.unique():
@@ -245,4 +244,10 @@ def purifier_record(
         priors: Path of the index, relative to the project.
         fitted: What it was estimated on.
     """
-    return {"rule": rule, "priors": priors, **calibration.to_record(labels.classes), "fitted_on": dict(fitted)}
+    return {
+        "enabled": True,
+        "rule": rule,
+        "priors": priors,
+        **calibration.to_record(labels.classes),
+        "fitted_on": dict(fitted),
+    }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 RULES = ("calibrated", "semiearth")
 
@@ -46,6 +46,32 @@ class FitConfig:
             raise ValueError(
                 f"fit.pixels_per_tile: expected a whole number of at least 1, got {self.pixels_per_tile!r}"
             )
+
+
+@dataclass(frozen=True)
+class PurificationConfig:
+    """Whether and how pseudo-labels are purified.
+
+    Args:
+        enabled: Whether S4P is handed a purifier; without, nothing is asked and S4P is as it ever was.
+        rule: ``"calibrated"``, or ``"semiearth"``, the published rule, which changes no loss.
+        network: A model pointer or weights of this project, trained on other tiles, that gives the evidence.
+        gallery_tiles: Tiles in the gallery.
+        priors: How evidence is gathered.
+        fit: How trust in it is estimated.
+    """
+
+    enabled: bool = False
+    rule: str = "calibrated"
+    network: str | None = None
+    gallery_tiles: int = 4
+    priors: PriorConfig = field(default_factory=PriorConfig)
+    fit: FitConfig = field(default_factory=FitConfig)
+
+    def __post_init__(self) -> None:
+        check_rule(self.rule)
+        if not isinstance(self.gallery_tiles, int) or self.gallery_tiles < 0:
+            raise ValueError(f"gallery_tiles: expected a whole number of at least 0, got {self.gallery_tiles!r}")
 
 
 def check_rule(rule: str) -> None:

@@ -270,6 +270,11 @@ def _noted(name: str, notes: Sequence[Mapping[str, Any]]) -> dict[_Key, dict[str
     return {(str(note["tile_id"]), int(note["pixels"])): {**note, "part": f"{name}.bin"} for note in notes}
 
 
+def no_priors() -> pd.DataFrame:
+    """The index of no tiles, with the columns of those of the catalog."""
+    return _index([]).assign(split="", index="")
+
+
 def _index(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
