@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import tempfile
 import time
@@ -22,6 +23,7 @@ from s5.data.ingest import IngestionConfig, ingest
 from s5.data.loader import SegmentationData
 from s5.data.transforms import Normalizer
 from s5.engine import ComputeConfig, evaluate_model, resolve_compute
+from s5.files import write_json
 from s5.finetuning import SupervisedConfig
 from s5.finetuning.supervised import train_supervised
 from s5.metrics import segmentation_scores
@@ -82,7 +84,11 @@ def world(folder: Path, seed: int) -> SegmentationData:
 
 
 def network_of_elsewhere(folder: Path, steps: int) -> tuple[Path, str]:
-    """A network trained on all tiles of another world's unlabelled split, whose truth is known."""
+    """A network trained on all tiles of another world's unlabelled split, whose truth is known; kept in the folder."""
+    kept = folder / "elsewhere.json"
+    if kept.exists():
+        pointer, labels = json.loads(kept.read_text(encoding="utf-8"))
+        return open_pointer(pointer, folder), labels
     other = world(folder / "elsewhere", seed=7)
     manifest = other.manifest[other.manifest["split"].isin(["unlabeled", "val"])].copy()
     manifest.loc[manifest["split"] == "unlabeled", "split"] = "labeled"
@@ -92,7 +98,9 @@ def network_of_elsewhere(folder: Path, steps: int) -> tuple[Path, str]:
     tiles = there.split("labeled")
     pixels = sum(int((tiles.read(i)[1] != other.labels.ignore_index).sum()) for i in range(len(tiles)))
     print(f"elsewhere: val mIoU there {result.pointer['val_miou']:.1f}", flush=True)
-    return open_pointer(result.pointer, folder), f"{len(tiles)} labelled tiles ({pixels:,} pixels)"
+    labels = f"{len(tiles)} labelled tiles ({pixels:,} pixels)"
+    write_json(kept, [result.pointer, labels])
+    return open_pointer(result.pointer, folder), labels
 
 
 def one_seed(
@@ -130,7 +138,8 @@ def one_seed(
         ).matrix
         scores[f"miou_{which}"] = float(segmentation_scores(matrix, data.labels.classes)["miou"])
         scores[f"val_{which}"] = result.pointer["val_miou"]
-        scores[f"last_pseudo_{which}"] = statistics.mean(r["pseudo_accuracy"] for r in result.history[-50:])
+        judged = [r["pseudo_accuracy"] for r in result.history[-50:] if not math.isnan(r["pseudo_accuracy"])]
+        scores[f"last_pseudo_{which}"] = statistics.mean(judged) if judged else None
         scores[f"last_confident_{which}"] = statistics.mean(r["confident_share"] for r in result.history[-50:])
     return {
         "pseudo_without": report["before"]["accuracy"],
