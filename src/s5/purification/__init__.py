@@ -1,0 +1,1 @@
+"""Purification: what a vision-language model knows of a tile corrects its pseudo-labels."""
