@@ -91,7 +91,7 @@ def train_embedded(
 
     Args:
         out: The model's own folder; it gets open_clip's `open_clip_config.json` and `open_clip_model.safetensors`
-            (about 4 MB), and beside them, in `work`, the world and checkpoints.
+            (about 4 MB), and beside them, in `work`, the world, checkpoints and the pointer.
         seed: Of weights and draws, and of the run's own demo world, which is why `config.world_seed` must differ.
         config: How.
         log: Gets the loss.
@@ -112,7 +112,7 @@ def train_embedded(
             "that it is to guess; choose another"
         )
     identity = {"config": asdict(config), "seed": seed, "code": _BUMP}
-    note = out / "pointer.json"
+    note = out / "work" / "pointer.json"  # apart from the model, whose files alone are in a grounder's key
     if note.is_file() and (out / WEIGHTS).is_file():
         pointer: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
         same = {name: pointer.get(name) for name in identity} == identity

@@ -51,6 +51,9 @@ def test_it_is_trained_once_and_again_when_the_file_is_another(trained, monkeypa
     with monkeypatch.context() as patched:
         patched.setattr(embedded, "fit", lambda *_, **__: pytest.fail("trained again"))
         assert train_embedded(out, 0, TINY) == pointer
+        assert {path.name for path in out.iterdir()} == {
+            "open_clip_config.json", "open_clip_model.safetensors", "work",
+        }  # fmt: skip
         (out / "open_clip_model.safetensors").write_bytes(b"damaged")
         with pytest.raises(pytest.fail.Exception, match="trained again"):
             train_embedded(out, 0, TINY)
@@ -86,7 +89,7 @@ def test_patches_of_one_class_are_captioned_and_others_are_not(seed):
 
 @pytest.mark.slow
 def test_it_sees_classes_of_a_world_it_was_not_trained_on(tmp_path):
-    """Twice as good as chance on a world of another seed; minutes on a core."""
+    """On scenes of another seed; minutes on a core."""
     pointer = train_embedded(tmp_path / "model", 0)
     grounder = create_grounder(GroundingConfig("embedded", pointer["folder"], device="cpu"), CLASSES, CAPTIONS)
     other = EmbeddedConfig(world_seed=1, scenes=1, scene_size=256)
@@ -95,4 +98,4 @@ def test_it_sees_classes_of_a_world_it_was_not_trained_on(tmp_path):
         evidence = grounder.ground(image[None])[:, :5]
         said = torch.nn.functional.interpolate(evidence, mask.shape, mode="bilinear").argmax(1)[0]
         hits, pixels = hits + int((said == mask).sum()), pixels + mask.numel()
-    assert hits / pixels > 0.5
+    assert hits / pixels > 0.7  # 0.86 when this was written; to say the commonest class everywhere gives less

@@ -1,6 +1,7 @@
 """Real classes of transformers and open_clip, tiny and with random weights, through their real processors."""
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
@@ -194,6 +195,13 @@ def test_the_error_names_the_extra(name, library, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ImportError, match=rf"needs the library '{library}'.*pip install 's5\[vlm\]'"):
         create_grounder(GroundingConfig(name, "somewhere/model", device="cpu"), CLASSES)
+
+
+def test_the_libraries_are_imported_when_they_are_needed():
+    names = ["boxes", "clip", "clipseg", "embedded", "grounding", "prompts", "qwen", "sam"]
+    code = f"import sys, {', '.join('s5.purification.' + name for name in names)}\n"
+    code += "assert not {'transformers', 'open_clip'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize(
