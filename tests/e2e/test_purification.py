@@ -14,6 +14,9 @@ import pytest
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 
+NODES = ["train_embedded", "ground_tiles", "fit_purifier", "purification_report", "pretrain_s4p"]
+
+
 def newest(project: Path, layer: str, name: str) -> Path:
     return sorted((project / "data" / layer / name).glob(f"*/{name}"))[-1]
 
@@ -29,7 +32,7 @@ def purified(finished: Path, world: Path, run_kedro: Any, tmp_path_factory: pyte
     project = Path(shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("mlflow.db")))
     network = newest(project, "06_models", "supervised_model.json")
     given = {"dataset": str(world), "purification": {"enabled": True, "network": str(network), "gallery_tiles": 2}}
-    run_kedro(project, params=given, node_names=["ground_tiles", "fit_purifier", "purification_report", "pretrain_s4p"])
+    run_kedro(project, params=given, node_names=NODES)
     return project
 
 
@@ -63,7 +66,22 @@ def test_the_report_counts_pixels_and_s4p_was_purified(purified: Path) -> None:
     assert {"teacher_accuracy", "purified_accuracy", "purified_relabelled"} <= set(history)
 
 
-def test_without_a_network_the_error_names_the_key(finished: Path, world: Path, run_kedro: Any) -> None:
-    given = {"dataset": str(world), "purification": {"enabled": True}}
-    with pytest.raises(ValueError, match=r"purification\.network: names no network; give a model pointer"):
+def test_the_embedded_model_is_trained_and_asked_without_a_download(
+    purified: Path, world: Path, run_kedro: Any
+) -> None:
+    pytest.importorskip("open_clip")
+    small = {"scenes": 1, "scene_size": 64, "steps": 2, "batch_size": 2}
+    given = {"dataset": str(world), "purification": {"enabled": True, "embedded": small}}
+    run_kedro(purified, params=given, node_names=["train_embedded", "ground_tiles"])
+    model = read(purified, "06_models", "embedded_model.json")
+    assert model["folder"] == "data/06_models/embedded" and model["labels"]["pixels"] > 0
+    priors = pd.read_parquet(newest(purified, "05_model_input", "tile_priors.parquet"))
+    assert (priors["channels"] == 4).all()
+    key = json.loads((purified / priors["index"][0]).with_name("grounder.json").read_text())
+    assert key["grounder"]["grounder"] == "embedded"
+
+
+def test_a_network_that_is_not_there_is_named(finished: Path, world: Path, run_kedro: Any) -> None:
+    given = {"dataset": str(world), "purification": {"enabled": True, "network": "nowhere.json"}}
+    with pytest.raises(FileNotFoundError, match=r"purification\.network: there is no file nowhere\.json"):
         run_kedro(finished, params=given, node_names=["ground_tiles"])

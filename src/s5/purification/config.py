@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from s5.purification.embedded import EmbeddedConfig
+from s5.purification.grounding import GroundingConfig
+
 RULES = ("calibrated", "semiearth")
 
 
@@ -55,7 +58,10 @@ class PurificationConfig:
     Args:
         enabled: Whether S4P is handed a purifier; without, nothing is asked and S4P is as it ever was.
         rule: ``"calibrated"``, or ``"semiearth"``, the published rule, which changes no loss.
-        network: A model pointer or weights of this project, trained on other tiles, that gives the evidence.
+        network: A model pointer or weights of this project, trained on other tiles, that gives the evidence in place of
+            `grounder`.
+        grounder: Which vision-language model gives it; a folder of weights is relative to the project.
+        embedded: How the small model is trained that ``grounder.name="embedded"`` asks.
         gallery_tiles: Tiles in the gallery.
         priors: How evidence is gathered.
         fit: How trust in it is estimated.
@@ -65,6 +71,8 @@ class PurificationConfig:
     rule: str = "calibrated"
     network: str | None = None
     gallery_tiles: int = 4
+    grounder: GroundingConfig = field(default_factory=lambda: GroundingConfig(model="data/06_models/embedded"))
+    embedded: EmbeddedConfig = field(default_factory=EmbeddedConfig)
     priors: PriorConfig = field(default_factory=PriorConfig)
     fit: FitConfig = field(default_factory=FitConfig)
 
@@ -72,6 +80,10 @@ class PurificationConfig:
         check_rule(self.rule)
         if not isinstance(self.gallery_tiles, int) or self.gallery_tiles < 0:
             raise ValueError(f"gallery_tiles: expected a whole number of at least 0, got {self.gallery_tiles!r}")
+
+    @property
+    def trains_embedded(self) -> bool:
+        return self.enabled and self.network is None and self.grounder.name == "embedded"
 
 
 def check_rule(rule: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from s5_kedro.parameters import configure
-from s5_kedro.project import find_file, project_root
+from s5_kedro.project import find_card, find_file, project_root
 from s5_kedro.records import segmentation_data
 from s5_kedro.tracking import MetricsLog
 
@@ -14,11 +14,26 @@ _OFF = {"enabled": False}
 _FOLDER = Path("data/05_model_input/priors")
 
 
+def train_embedded(purification: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Train the small image-text model where it is to be asked; returns embedded_model, the pointer to it."""
+    from s5.purification import config as configs
+    from s5.purification import embedded
+
+    config = configure(configs.PurificationConfig, purification, "purification")
+    if not config.trains_embedded:
+        return _OFF
+    with MetricsLog("embedded") as log:
+        pointer = embedded.train_embedded(project_root() / config.grounder.model, seed, config.embedded, log=log)
+    return {"enabled": True, **pointer, "folder": config.grounder.model}
+
+
 def ground_tiles(
+    dataset: str,
     tile_manifest: Any,
     band_statistics: dict[str, Any],
     label_space: dict[str, Any],
     pretrain_pool: Any,
+    embedded_model: dict[str, Any],  # noqa: ARG001 - made before it is asked; the folder is a parameter
     purification: dict[str, Any],
     compute: dict[str, Any],
 ) -> Any:
@@ -33,7 +48,7 @@ def ground_tiles(
         return priors.no_priors()
     data = segmentation_data(tile_manifest, band_statistics, label_space, compute)
     tiles = {"unlabeled": data.tiles(list(pretrain_pool["tile_id"])), config.fit.split: data.split(config.fit.split)}
-    grounder, root = make_grounder(config.network, data.labels, compute), project_root()
+    grounder, root = make_grounder(config, data.labels, dataset, compute), project_root()
     found = []
     for split, reader in tiles.items():
         grounded = priors.ground_tiles(
@@ -98,22 +113,30 @@ def assess_purifier(
     return report, pictures.plot_purification(stage, judged, rule, tau=tau, num_tiles=config.gallery_tiles)
 
 
-def make_grounder(network: str | None, labels: Any, compute: dict[str, Any]) -> Any:
-    """What gives the evidence.
+def make_grounder(config: Any, labels: Any, dataset: str, compute: dict[str, Any]) -> Any:
+    """What gives the evidence: the network that is named, else the grounder.
 
     Raises:
-        ValueError: none is named.
         FileNotFoundError: the network is not there.
+        ImportError: the grounder's libraries are not installed.
     """
+    from dataclasses import replace
+
+    from s5.data.card import load_card
     from s5.engine import ComputeConfig, resolve_compute
+    from s5.purification import create_grounder
     from s5.purification.network import NetworkGrounder
 
-    if network is None:
-        raise ValueError(
-            "purification.network: names no network; give a model pointer or weights that were trained on other tiles"
-        )
-    resolved = resolve_compute(configure(ComputeConfig, compute, "compute"))
-    return NetworkGrounder(network_file(network), labels.classes, resolved)
+    if config.network is not None:
+        resolved = resolve_compute(configure(ComputeConfig, compute, "compute"))
+        return NetworkGrounder(network_file(config.network), labels.classes, resolved)
+    local = {
+        part: str(path)
+        for part in ("model", "weights", "sam")
+        if (given := getattr(config.grounder, part)) and (path := project_root() / given).exists()
+    }
+    prompts = load_card(find_card(dataset)).prompts
+    return create_grounder(replace(config.grounder, **local), labels.classes, prompts, labels.background)
 
 
 def network_file(network: str) -> Path:

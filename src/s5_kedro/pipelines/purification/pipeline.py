@@ -2,7 +2,7 @@
 
 from kedro.pipeline import Pipeline, node
 
-from s5_kedro.pipelines.purification.nodes import assess_purifier, fit_purifier, ground_tiles
+from s5_kedro.pipelines.purification.nodes import assess_purifier, fit_purifier, ground_tiles, train_embedded
 
 _DATA = ["tile_manifest", "band_statistics", "label_space"]
 _COMMON = ["params:purification", "params:compute"]
@@ -12,8 +12,14 @@ def create_pipeline() -> Pipeline:
     return Pipeline(
         [
             node(
+                train_embedded,
+                inputs=["params:purification", "params:seed"],
+                outputs="embedded_model",
+                name="train_embedded",
+            ),
+            node(
                 ground_tiles,
-                inputs=[*_DATA, "pretrain_pool", *_COMMON],
+                inputs=["params:dataset", *_DATA, "pretrain_pool", "embedded_model", *_COMMON],
                 outputs="tile_priors",
                 name="ground_tiles",
             ),
