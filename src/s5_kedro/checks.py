@@ -10,6 +10,7 @@ from kedro.pipeline import Pipeline
 
 from s5_kedro.parameters import GROUPS, PLAIN, check_names, config_of
 from s5_kedro.pipelines.evaluation.models import given_model
+from s5_kedro.pipelines.purification.nodes import network_file
 from s5_kedro.pipelines.s4p_pretrain.nodes import weights_file
 from s5_kedro.pipelines.scene_inference.models import model_file
 from s5_kedro.pipelines.scene_inference.nodes import zones_file
@@ -88,6 +89,11 @@ def _check_init(config: Any) -> None:
         weights_file(config.init)
 
 
+def _check_purification(config: Any) -> None:
+    if config.enabled and config.network is not None:
+        network_file(config.network)
+
+
 def _check_models(config: Any) -> None:
     for name, path in config.models.items():
         given_model(name, path)
@@ -105,6 +111,7 @@ _FURTHER = {
     "model": _check_network,
     "compute": _check_compute,
     "s4p": _check_init,
+    "purification": _check_purification,
     "evaluation": _check_models,
     "scene": _check_scene,
 }
