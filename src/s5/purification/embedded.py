@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from s5.data.demo import CLASSES, DemoConfig, make_demo_world
+from s5.data.demo.config import REGIONS
 from s5.data.loader import Batch
-from s5.engine import LoopConfig, fit
+from s5.engine import LoopConfig, fit, run_key
 from s5.files import replacing, sha256_of, write_json
 from s5.geo.raster import read_window
 from s5.purification.clip import dense_features
@@ -57,7 +58,10 @@ class EmbeddedConfig:
 
     Args:
         world_seed: Seed of the demo world whose labels become captions; not that of the world it is asked about.
-        scenes: Scenes in each of the world's five regions, with all their labels.
+        scenes: Scenes in each region, with all their labels.
+        regions: Those of the world's regions that scenes are taken from. A region looks the same in worlds of every
+            seed, so with all five the model has seen labels of looks of which a run has none (the demo's own labels
+            are of alder and corvo).
         scene_size: Their side in pixels.
         steps: Optimiser steps.
         batch_size: Crops of 64 pixels in a step.
@@ -66,6 +70,7 @@ class EmbeddedConfig:
 
     world_seed: int = 7919
     scenes: int = 2
+    regions: Sequence[str] = REGIONS
     scene_size: int = 384
     steps: int = 400
     batch_size: int = 16
@@ -76,6 +81,9 @@ class EmbeddedConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ValueError(f"embedded.{name}: expected a whole number of at least {least}, got {value!r}")
+        unknown = sorted(set(self.regions) - set(REGIONS))
+        if unknown or not self.regions:
+            raise ValueError(f"embedded.regions: expected some of {REGIONS}, got {list(self.regions)}")
         if not self.lr > 0:
             raise ValueError(f"embedded.lr: expected a rate over 0, got {self.lr!r}")
 
@@ -111,7 +119,8 @@ def train_embedded(
             f"embedded.world_seed: {seed} is also the seed of the run, so the model would be trained on the labels "
             "that it is to guess; choose another"
         )
-    identity = {"config": asdict(config), "seed": seed, "code": _BUMP}
+    settings = {**asdict(config), "regions": list(config.regions)}
+    identity: dict[str, Any] = {"config": settings, "seed": seed, "code": _BUMP}
     note = out / "work" / "pointer.json"  # apart from the model, whose files alone are in a grounder's key
     if note.is_file() and (out / WEIGHTS).is_file():
         pointer: dict[str, Any] = json.loads(note.read_text(encoding="utf-8"))
@@ -122,14 +131,14 @@ def train_embedded(
     began = time.perf_counter()
     method = _Contrast(scenes, config, seed)
     loop = LoopConfig(steps=config.steps, checkpoint_every=200, keep=1)
-    key = f"{seed}-{'-'.join(str(value) for value in asdict(config).values())}-{_BUMP}"
-    state = fit(method, loop, name="embedded", seed=seed, folder=out / "work" / "checkpoints" / key, log=log)
+    state = fit(method, loop, name="embedded", seed=seed, folder=out / "work" / run_key(**identity), log=log)
     _write_model(out, state.best_weights)
     pointer = {
         **identity,
         "sha256": sha256_of(out / WEIGHTS),
         "labels": {
             "world": f"demo world of seed {config.world_seed}",
+            "regions": list(config.regions),
             "classes": list(CLASSES),
             "scenes": len(scenes),
             "pixels": sum(mask.numel() for _, mask in scenes),
@@ -155,7 +164,7 @@ def _scenes(folder: Path, config: EmbeddedConfig) -> list[tuple[Tensor, Tensor]]
         defects=False,
     )
     split = make_demo_world(folder, world).parent / "unlabeled"
-    images = sorted((split / "images").glob("*.tif"))
+    images = sorted(one for region in config.regions for one in (split / "images").glob(f"{region}_*.tif"))
     return [(_pixels(image), _pixels(split / "masks" / image.name)[0]) for image in images]
 
 

@@ -11,7 +11,7 @@ from s5.purification import embedded
 from s5.purification.embedded import CAPTIONS, EmbeddedConfig, train_embedded
 from s5.purification.grounding import GroundingConfig, create_grounder
 
-TINY = EmbeddedConfig(scenes=1, scene_size=64, steps=3, batch_size=2)
+TINY = EmbeddedConfig(scenes=1, regions=["alder", "corvo"], scene_size=64, steps=3, batch_size=2)
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,12 @@ def trained(tmp_path_factory):
 def test_the_pointer_counts_and_names_the_labels(trained):
     pointer, rows, _ = trained
     assert pointer["labels"] == {
-        "world": "demo world of seed 7919", "classes": list(CLASSES), "scenes": 5, "pixels": 5 * 64 * 64,
-    }  # fmt: skip
+        "world": "demo world of seed 7919",
+        "regions": ["alder", "corvo"],
+        "classes": list(CLASSES),
+        "scenes": 2,
+        "pixels": 2 * 64 * 64,
+    }
     assert [step for step, _ in rows] == [0, 1, 2] and all(np.isfinite(loss) for _, loss in rows)
 
 
@@ -67,7 +71,10 @@ def test_the_runs_own_world_is_refused(tmp_path):
         create_grounder(GroundingConfig("embedded", str(tmp_path / "none"), device="cpu"), CLASSES)
 
 
-@pytest.mark.parametrize("values", [{"steps": 0}, {"scene_size": 32}, {"lr": 0.0}, {"world_seed": -1}])
+@pytest.mark.parametrize(
+    "values",
+    [{"steps": 0}, {"scene_size": 32}, {"lr": 0.0}, {"regions": ["mars"]}, {"regions": []}, {"world_seed": -1}],
+)
 def test_settings_that_cannot_be(values):
     with pytest.raises(ValueError, match=r"embedded\."):
         EmbeddedConfig(**values)
