@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 LogFn = Callable[[Mapping[str, float], int], None]
 """Called by the library as ``log(metrics, step)``; the Kedro side passes one that writes to MLflow."""
@@ -104,3 +111,46 @@ class BandStatistics:
             mean=tuple(float(v) for v in values["mean"]),
             std=tuple(float(v) for v in values["std"]),
         )
+
+
+class TileMaps(Protocol):
+    """Maps of tiles, by the tiles' positions; they move with the tile like a mask."""
+
+    def read_maps(self, index: int) -> NDArray[np.uint8]:
+        """uint8 [E, h, w], 255 being 1, over the whole tile; h and w may be smaller than the tile's."""
+        ...
+
+
+class Purified(NamedTuple):
+    """A teacher's prediction after purification.
+
+    Shape: probabilities float32 [B, K, H, W]; confidence float32 and classes int64 [B, H, W].
+    """
+
+    probabilities: Tensor
+    confidence: Tensor
+    classes: Tensor
+
+
+Purify = Callable[["Tensor", "Tensor"], Purified]
+"""Called with a teacher's logits float32 [B, K, H, W] and evidence float32 [B, E, H, W] in [0, 1], without gradient."""
+
+
+class Purifier(Protocol):
+    """Corrects a teacher by what is known of the tiles from elsewhere, such as a vision-language model's evidence.
+
+    One that is to reach other processes is a frozen dataclass of this library with plain fields and paths.
+    """
+
+    @property
+    def key(self) -> str:
+        """A hash of all that its answers depend on."""
+        ...
+
+    def maps(self, tile_ids: Sequence[str]) -> TileMaps:
+        """The evidence of these tiles, in this order; it can be pickled."""
+        ...
+
+    def rule(self, device: torch.device) -> Purify:
+        """The correction, with what it needs on `device`."""
+        ...

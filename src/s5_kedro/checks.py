@@ -10,6 +10,7 @@ from kedro.pipeline import Pipeline
 
 from s5_kedro.given import given_model
 from s5_kedro.parameters import GROUPS, PLAIN, check_names, config_of
+from s5_kedro.pipelines.purification.nodes import network_file
 from s5_kedro.pipelines.scene_inference.models import model_file
 from s5_kedro.pipelines.scene_inference.nodes import zones_file
 from s5_kedro.pipelines.scene_inference.scenes import find_scenes
@@ -106,6 +107,11 @@ def _check_init(config: Any) -> None:
         given_model("s4p.init", config.init)
 
 
+def _check_purification(config: Any) -> None:
+    if config.enabled and config.network is not None:
+        network_file(config.network)
+
+
 def _check_models(config: Any) -> None:
     for name, path in config.models.items():
         given_model(f"evaluation.models.{name}", path)
@@ -137,6 +143,7 @@ _FURTHER = {
     "compute": _check_compute,
     "selection_report": _check_report,
     "s4p": _check_init,
+    "purification": _check_purification,
     "evaluation": _check_models,
     "scene": _check_scene,
 }

@@ -23,6 +23,7 @@ GROUPS = {
     "quality": "s5.selection:QualityConfig",
     "diversity_sampling": "s5.selection:SamplingConfig",
     "selection_report": "s5.report.selection:SelectionReportConfig",
+    "purification": "s5.purification.config:PurificationConfig",
     "s4p": "s5.semisup:S4PConfig",
     "finetune": "s5.finetuning:SupervisedConfig",
     "training_plan": "s5.engine.planning:PlanConfig",

@@ -16,7 +16,9 @@ _UPSTREAM: dict[str, tuple[str, ...]] = {
     "supervised": ("ingestion",),
     "entropy_scoring": ("seed_training",),
     "diversity_sampling": ("entropy_scoring",),
-    "s4p_pretrain": ("diversity_sampling",),
+    "purification": ("diversity_sampling",),
+    # Without purification.enabled its nodes do nothing, and S4P is handed no purifier.
+    "s4p_pretrain": ("purification",),
     "finetune": ("s4p_pretrain",),
     # No training upstream: a finished model is evaluated on any card; a missing one is a clear error.
     "evaluation": ("ingestion",),

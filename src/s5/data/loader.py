@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from s5.seeds import numpy_generator
-from s5.types import BandStatistics, LabelSpace
+from s5.types import BandStatistics, LabelSpace, TileMaps
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,21 +41,51 @@ class Batch:
 
     Shape:
         images: [B, C, H, W], uint8 (float32 for wider types). masks: uint8 [B, H, W]. valid: bool [B, H, W].
+        maps: uint8 [B, E, h, w], of a source that has maps (`TilesWithMaps`), else None.
     """
 
     images: torch.Tensor
     masks: torch.Tensor
     valid: torch.Tensor
     indices: list[int]
+    maps: torch.Tensor | None = None
 
     def pin_memory(self) -> Batch:
         """The batch in page-locked memory."""
-        return Batch(self.images.pin_memory(), self.masks.pin_memory(), self.valid.pin_memory(), self.indices)
+        maps = None if self.maps is None else self.maps.pin_memory()
+        return Batch(self.images.pin_memory(), self.masks.pin_memory(), self.valid.pin_memory(), self.indices, maps)
+
+    def part(self, start: int, stop: int) -> Batch:
+        """The images at these places."""
+        here = slice(start, stop)
+        maps = None if self.maps is None else self.maps[here]
+        return Batch(self.images[here], self.masks[here], self.valid[here], self.indices[here], maps)
+
+
+@dataclass(frozen=True)
+class TilesWithMaps:
+    """Tiles, and maps that go with them, position by position."""
+
+    tiles: TileSource
+    maps: TileMaps
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self.tiles.read(index)
+
+    def read_many(self, indices: Sequence[int]) -> list[Any]:
+        read_many = getattr(self.tiles, "read_many", None)
+        return [self.tiles.read(index) for index in indices] if read_many is None else list(read_many(indices))
+
+    def read_maps(self, index: int) -> np.ndarray:
+        return self.maps.read_maps(index)
 
 
 def read_batch(source: TileSource, indices: Sequence[int]) -> Batch:
-    """Read and stack the tiles at `indices`; by ``source.read_many`` where it has that."""
-    read_many = getattr(source, "read_many", None)
+    """Read and stack the tiles at `indices`; by ``source.read_many`` where it has that, and ``source.read_maps``."""
+    read_many, read_maps = getattr(source, "read_many", None), getattr(source, "read_maps", None)
     tiles = [source.read(index) for index in indices] if read_many is None else read_many(indices)
     images, masks, valid = zip(*tiles, strict=True)
     stacked = np.stack(images)
@@ -66,6 +96,7 @@ def read_batch(source: TileSource, indices: Sequence[int]) -> Batch:
         torch.from_numpy(np.stack(masks)),
         torch.from_numpy(np.stack(valid)),
         list(indices),
+        None if read_maps is None else torch.from_numpy(np.stack([read_maps(index) for index in indices])),
     )
 
 

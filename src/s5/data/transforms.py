@@ -94,8 +94,19 @@ def augment_geometry(
     Returns:
         Images float32 [B, C, crop, crop], masks int64 and valid bool [B, crop, crop].
     """
+    return move_tiles(images, masks, valid, draw_grid(images, config, drawn), ignore_index=ignore_index)
+
+
+def draw_grid(images: torch.Tensor, config: GeometryConfig, drawn: Draws) -> torch.Tensor:
+    """Where each pixel of the crops lies in its tile of [B, C, H, W]: float32 [B, crop, crop, 2], (x, y) in [-1, 1]."""
     theta = _draw_affine(images.shape[0], images.shape[2], images.shape[3], config, drawn).to(images.device)
-    grid = F.affine_grid(theta, [images.shape[0], 1, config.crop, config.crop], align_corners=False)
+    return F.affine_grid(theta, [images.shape[0], 1, config.crop, config.crop], align_corners=False)
+
+
+def move_tiles(
+    images: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor, grid: torch.Tensor, *, ignore_index: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The crops at a grid of `draw_grid`; arguments and returns as those of `augment_geometry`."""
     moved = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
     # shifted so that grid_sample's zeros outside the tile mean "ignore" and "not valid"
     labels = torch.stack([masks.float() - ignore_index, valid.float()], dim=1)
@@ -103,6 +114,24 @@ def augment_geometry(
     inside = labels[:, 1] > 0.5
     moved_masks = (labels[:, 0] + ignore_index).round().long()
     return moved, torch.where(inside, moved_masks, ignore_index), inside
+
+
+def move_maps(maps: torch.Tensor, grid: torch.Tensor, tile: tuple[int, int]) -> torch.Tensor:
+    """Maps of tiles at a grid of `draw_grid`; outside the tile they are as at its edge.
+
+    Maps as fine as the tile move as its mask does, with nearest neighbour: maps that equal the mask still do.
+    Coarser ones are interpolated.
+
+    Args:
+        maps: uint8 [B, E, h, w] over the whole tile, 255 being 1.
+        grid: [B, crop, crop, 2].
+        tile: Height and width of the tile, in pixels.
+
+    Returns:
+        float32 [B, E, crop, crop] in [0, 1].
+    """
+    mode = "nearest" if tuple(maps.shape[2:]) == tuple(tile) else "bilinear"
+    return F.grid_sample(maps.float(), grid, mode=mode, padding_mode="border", align_corners=False).div_(255)
 
 
 def _draw_affine(batch: int, height: int, width: int, config: GeometryConfig, drawn: Draws) -> torch.Tensor:

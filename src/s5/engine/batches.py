@@ -50,9 +50,7 @@ class BatchPlaces:
     def part_of(self, batch: Batch, part: range) -> Batch:
         """Of this process's batch the images at the places of `part`."""
         start, stop = part.start - self.own.start, part.stop - self.own.start
-        return Batch(
-            batch.images[start:stop], batch.masks[start:stop], batch.valid[start:stop], batch.indices[start:stop]
-        )
+        return batch.part(start, stop)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from s5.losses import Pool, alone
 from s5.semisup.freematch import FreeMatch
 from s5.semisup.softmatch import SoftMatch
 from s5.semisup.thresholds import Fixed, PerClass, Prediction, Rule, Share
-from s5.types import LabelSpace
+from s5.types import LabelSpace, Purified
 
 _THRESHOLDS = ("fixed", "per_class", "share", "freematch", "softmatch")
 
@@ -71,10 +71,9 @@ class PseudoLabeler:
         self._rule = _make_rule(config, num_classes, device, pool)
 
     @torch.no_grad()
-    def label(self, logits: torch.Tensor, valid: torch.Tensor) -> PseudoLabels:
-        """Args: logits float32 [B, K, H, W] of the teacher; valid bool [B, H, W]."""
-        probabilities = logits.softmax(1)
-        confidence, classes = probabilities.max(1)
+    def label(self, logits: torch.Tensor, valid: torch.Tensor, purified: Purified | None = None) -> PseudoLabels:
+        """Args: logits float32 [B, K, H, W] of the teacher; valid bool [B, H, W]; purified: what takes their place."""
+        probabilities, confidence, classes = prediction_of(logits) if purified is None else purified
         weights = self._rule.weights(Prediction(probabilities, confidence, classes, valid))
         return PseudoLabels(classes, confidence, weights)
 
@@ -107,6 +106,45 @@ class PseudoLabeler:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in self._rule.state.items():
             value.copy_(state[name])
+
+
+def prediction_of(logits: torch.Tensor) -> Purified:
+    """A teacher's prediction as it is."""
+    probabilities = logits.softmax(1)
+    return Purified(probabilities, *probabilities.max(1))
+
+
+@torch.no_grad()
+def purification_metrics(
+    logits: torch.Tensor, purified: Purified, valid: torch.Tensor, truth: torch.Tensor, ignore_index: int, pool: Pool
+) -> dict[str, torch.Tensor]:
+    """What purification did to a batch, over all valid pixels: shares relabelled, and of a higher or lower confidence
+    than before; accuracy before and after where truth is known, else NaN."""
+    _, confidence, classes = prediction_of(logits)
+    known = valid & (truth != ignore_index)
+    change = purified.confidence - confidence
+    counted = [
+        valid,
+        valid & (classes != purified.classes),
+        valid & (change > _NOTICEABLE),
+        valid & (change < -_NOTICEABLE),
+        known,
+        known & (truth == classes),
+        known & (truth == purified.classes),
+    ]
+    total, *shares, num_known, before, after = pool(torch.stack([one.sum() for one in counted]).float()).unbind()
+    names = ("purified_relabelled", "purified_raised", "purified_lowered")
+    accuracies = {"teacher_accuracy": before, "purified_accuracy": after}
+    return {
+        **{name: share / _one_for_zero(total) for name, share in zip(names, shares, strict=True)},
+        **{
+            name: torch.where(num_known > 0, right / _one_for_zero(num_known), torch.nan)
+            for name, right in accuracies.items()
+        },
+    }
+
+
+_NOTICEABLE = 0.01  # change of a confidence
 
 
 def _make_rule(config: PseudoLabelConfig, num_classes: int, device: torch.device, pool: Pool) -> Rule:

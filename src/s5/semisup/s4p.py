@@ -13,8 +13,16 @@ from typing import Any
 
 import torch
 
-from s5.data.loader import Batch, SegmentationData, StepReader, StepSampler, TileSource, count_classes
-from s5.data.transforms import Normalizer, augment_geometry, augment_some
+from s5.data.loader import (
+    Batch,
+    SegmentationData,
+    StepReader,
+    StepSampler,
+    TileSource,
+    TilesWithMaps,
+    count_classes,
+)
+from s5.data.transforms import Normalizer, augment_some, draw_grid, move_maps, move_tiles
 from s5.engine import (
     BatchPlaces,
     Compute,
@@ -36,12 +44,13 @@ from s5.semisup.collapse import CollapseWatch
 from s5.semisup.cutmix import CutMixConfig
 from s5.semisup.fixmatch import fixmatch
 from s5.semisup.mean_teacher import MeanTeacherConfig, mean_teacher
-from s5.semisup.pseudo_labels import PseudoLabelConfig, PseudoLabeler
+from s5.semisup.pseudo_labels import PseudoLabelConfig, PseudoLabeler, purification_metrics
 from s5.semisup.step import ChangeMaps, Step, StepMethod
 from s5.semisup.unimatch_v2 import UniMatchV2Config, unimatch_v2
-from s5.types import LabelSpace, LogFn, log_nothing
+from s5.types import LabelSpace, LogFn, Purifier, log_nothing
 
 _METHODS = ("fixmatch", "mean_teacher", "unimatch_v2")
+_LEAST = torch.finfo(torch.float32).tiny  # has a logarithm
 _EVERY_PIXEL = PseudoLabelConfig(tau=torch.finfo(torch.float32).tiny)  # no maximum of probabilities lies under it
 
 
@@ -94,6 +103,9 @@ class S4P:
 
     A step is one teacher pass over the weak view of the unlabelled batch, and one student pass over whatever its method
     makes of that batch, with the labelled one.
+
+    Args:
+        purifier: Corrects what the teacher says; `unlabeled` must then have maps (`s5.data.loader.TilesWithMaps`).
     """
 
     def __init__(
@@ -109,6 +121,7 @@ class S4P:
         seed: int,
         stream: str = "s4p",
         warm: bool = False,
+        purifier: Purifier | None = None,
     ) -> None:
         self.config, self.compute, self.labels = config, compute, labels
         self.seed, self.stream = seed, stream
@@ -127,6 +140,7 @@ class S4P:
         )
         counting = _EVERY_PIXEL if config.method == "mean_teacher" else config.pseudo_labels
         self._labeler = PseudoLabeler(counting, labels.num_classes, device=compute.device, pool=compute.group.pool)
+        self._purify = None if purifier is None else purifier.rule(compute.device)
         self._method = _step_method(config)
         self._watch = CollapseWatch(labels.classes)
 
@@ -149,11 +163,18 @@ class S4P:
     def _part(self, step: int, labeled: tuple[Batch, Draws], unlabeled: tuple[Batch, Draws]) -> dict[str, torch.Tensor]:
         """One teacher and one student pass; returns the loss, and what is to be logged beside it."""
         config, labels = self.config, self.labels
-        images_l, masks, _ = self._weak(*labeled)
+        images_l, masks, _, _ = self._weak(*labeled)
         images_l = augment_some(images_l, config.strong, config.photometry, labeled[1])
-        images_u, truth, valid = self._weak(*unlabeled)
+        images_u, truth, valid, evidence = self._weak(*unlabeled)
         teacher_logits = self._teacher_logits(images_u)
-        pseudo = self._labeler.label(teacher_logits, valid)
+        purified, metrics = None, {}
+        if self._purify is not None and evidence is not None:
+            with torch.no_grad():
+                purified = self._purify(teacher_logits, evidence)
+            pool = self.compute.group.pool
+            metrics = purification_metrics(teacher_logits, purified, valid, truth, labels.ignore_index, pool)
+            teacher_logits = purified.probabilities.clamp(min=_LEAST).log()
+        pseudo = self._labeler.label(teacher_logits, valid, purified)
         logits, loss_unlabeled = self._method(
             Step(
                 labeled=images_l,
@@ -185,18 +206,23 @@ class S4P:
             "loss_labeled": loss_labeled,
             "loss_unlabeled": loss_unlabeled,
             **self._labeler.metrics(pseudo, valid, truth, labels),
+            **metrics,
         }
 
-    def _weak(self, batch: Batch, drawn: Draws) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        images, masks, valid = augment_geometry(
-            self.compute.to_device(batch.images),
+    def _weak(self, batch: Batch, drawn: Draws) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Images, masks, valid pixels and the maps of the batch, if it has some, moved together."""
+        images = self.compute.to_device(batch.images)
+        grid = draw_grid(images, self.config.augmentation, drawn)
+        moved, masks, valid = move_tiles(
+            images,
             self.compute.to_device(batch.masks),
             self.compute.to_device(batch.valid),
-            self.config.augmentation,
+            grid,
             ignore_index=self.labels.ignore_index,
-            drawn=drawn,
         )
-        return self._normalizer.scale(images), masks, valid
+        size = (images.shape[2], images.shape[3])
+        maps = None if batch.maps is None else move_maps(self.compute.to_device(batch.maps), grid, size)
+        return self._normalizer.scale(moved), masks, valid, maps
 
     @torch.no_grad()
     def _teacher_logits(self, images: torch.Tensor) -> torch.Tensor:
@@ -248,16 +274,19 @@ def pretrain_s4p(
     seed: int,
     init: Mapping[str, Any] | None = None,
     log: LogFn = log_nothing,
+    purifier: Purifier | None = None,
 ) -> TrainResult:
     """Train on the labelled tiles and the selected unlabelled ones, by the method that `config` names.
 
     Args:
         pool_ids: Ids of the selected unlabelled tiles.
+        purifier: Corrects the pseudo-labels, by evidence that it has of each tile of the pool.
         name: The stage; weights go to ``<project>/data/06_models/<name>/<run key>/``.
         init: Pointer to the weights to start from; its steps and labelled images count as seen.
 
     Raises:
-        ValueError: the pool is empty, there are no labelled tiles, or `init` is of another network.
+        ValueError: the pool is empty, there are no labelled tiles, `init` is of another network, or the purifier has
+            no evidence of a tile.
         Interrupted: the process was asked to stop; run again to go on.
     """
     if len(pool_ids) == 0:
@@ -265,13 +294,14 @@ def pretrain_s4p(
             "s4p: the pool of unlabelled tiles is empty; raise diversity_sampling.budget or add unlabelled images"
         )
     labeled, unlabeled = data.split("labeled"), data.tiles(pool_ids)
+    tiles = unlabeled if purifier is None else TilesWithMaps(unlabeled, purifier.maps(unlabeled.tile_ids))
 
     def method(network: SegmentationModel, resolved: Compute) -> S4P:
         normalizer = Normalizer(data.statistics, resolved.device)
         return S4P(
             network,
             labeled,
-            unlabeled,
+            tiles,
             normalizer,
             data.labels,
             config,
@@ -279,6 +309,7 @@ def pretrain_s4p(
             seed=seed,
             stream=name,
             warm=init is not None,
+            purifier=purifier,
         )
 
     return train_network(
@@ -296,7 +327,7 @@ def pretrain_s4p(
         labeled_per_step=config.batch_size,
         val_batch_size=config.val_batch_size,
         log=log,
-        inputs={"pool": list(pool_ids)},
+        inputs={"pool": list(pool_ids), **({} if purifier is None else {"purifier": purifier.key})},
     )
 
 

@@ -17,6 +17,7 @@ def pretrain_s4p(
     label_space: dict[str, Any],
     pretrain_pool: Any,
     seed_model: dict[str, Any],
+    purifier: dict[str, Any],
     model: dict[str, Any],
     s4p: dict[str, Any],
     compute: dict[str, Any],
@@ -28,6 +29,7 @@ def pretrain_s4p(
     from s5 import semisup
     from s5.engine.compute import ComputeConfig
     from s5.models import ModelConfig
+    from s5.purification import make_purifier
 
     config = configure(semisup.S4PConfig, s4p, "s4p")
     with MetricsLog("s4p") as log:
@@ -42,6 +44,7 @@ def pretrain_s4p(
             seed=seed,
             init=initial_weights(config.init, seed_model),
             log=log,
+            purifier=make_purifier(purifier, project_root()) if purifier["enabled"] else None,
         )
     return result.pointer, pd.DataFrame(result.history)
 

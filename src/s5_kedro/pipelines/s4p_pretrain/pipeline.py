@@ -16,6 +16,7 @@ def create_pipeline() -> Pipeline:
                     "label_space",
                     "pretrain_pool",
                     "seed_model",
+                    "purifier",
                     "params:model",
                     "params:s4p",
                     "params:compute",
