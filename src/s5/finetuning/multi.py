@@ -266,7 +266,7 @@ def train_mode(
     compute: ComputeConfig,
     **arguments: Any,
 ) -> dict[tuple[str, ...], TrainResult]:
-    """Train the networks of a row of S5's Table 3: ``"sdf"`` one for each data set, ``"mdf"`` and ``"moe"`` one for all.
+    """Train the networks of a row of S5's Table 3: ``"sdf"`` one a data set, ``"mdf"`` and ``"moe"`` one for all.
 
     In ``"sdf"`` a data set gets as many batches as in the others: what it starts later is not trained at all.
 
@@ -285,7 +285,7 @@ def train_mode(
     if mode != "sdf":
         config = config if mode == "moe" else replace(config, part_features=0)
         return {tuple(data): train_multi(data, terms, model, config, compute, **arguments)}
-    results = {}
+    results: dict[tuple[str, ...], TrainResult] = {}
     for name, of in data.items():
         term = terms.get(name, DatasetTerm())
         alone = replace(config, part_features=0, steps=config.steps - term.start)
