@@ -152,6 +152,7 @@ def train_network(
         method(network, resolved),
         trained,
         loop,
+        compute,
         resolved,
         folder=folder,
         name=name,
@@ -166,8 +167,6 @@ def train_network(
             "labeled_seen": loop.steps * labeled_per_step + int(before.get("labeled_seen", 0)),
         },
         log=log,
-        read_threads=compute.read_threads,
-        profile_steps=compute.profile_steps,
     )
 
 
@@ -175,6 +174,7 @@ def fit_and_save(
     method: Method,
     trained: N,
     loop: LoopConfig,
+    config: ComputeConfig,
     compute: Compute,
     *,
     folder: Path,
@@ -187,8 +187,6 @@ def fit_and_save(
     settings: Mapping[str, Any],
     facts: Mapping[str, Any],
     log: LogFn,
-    read_threads: int = 1,
-    profile_steps: int = 0,
 ) -> TrainResult:
     """Run `method` to its end, write the weights that were best into `folder`, and point to them.
 
@@ -207,9 +205,11 @@ def fit_and_save(
         folder=folder / "checkpoints",
         validate=validate,
         log=log,
-        read_threads=read_threads,
+        read_threads=config.read_threads,
+        read_processes=config.read_processes,
+        pin=compute.device.type == "cuda",
         group=compute.group,
-        profile_steps=profile_steps,
+        profile_steps=config.profile_steps,
     )
     if not compute.group.is_first:
         return TrainResult({}, state.history)

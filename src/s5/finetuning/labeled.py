@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import torch
 
-from s5.data.loader import Batch, StepSampler, TileSource, count_classes, read_batch
+from s5.data.loader import Batch, StepSampler, TileSource, count_classes
 from s5.data.transforms import Normalizer, augment_geometry, augment_some
-from s5.engine import BatchPlaces, Compute, TrainingConfig
+from s5.engine import BatchPlaces, Compute, OwnTiles, TrainingConfig
 from s5.losses import balanced_weights, labeled_loss
 from s5.seeds import Draws, step_draws
 from s5.types import LabelSpace
@@ -22,6 +22,7 @@ class LabeledTiles:
 
     Attributes:
         places: Which images of a batch this process computes, and in which parts.
+        reading: The tiles, and which of them this process reads at a step: a part of a `s5.data.loader.StepReader`.
     """
 
     def __init__(
@@ -38,14 +39,11 @@ class LabeledTiles:
         self.config, self.compute, self.labels = config, compute, labels
         self.seed, self.stream = seed, stream
         self.places = BatchPlaces.of(config.batch_size, compute, f"{stream}.batch_size")
-        self._source, self._normalizer = source, normalizer
-        self._sampler = StepSampler(len(source), config.batch_size, seed=seed, stream=f"{stream}/labeled")
+        self._normalizer = normalizer
+        sampler = StepSampler(len(source), config.batch_size, seed=seed, stream=f"{stream}/labeled")
+        self.reading: tuple[TileSource, OwnTiles] = (source, OwnTiles(sampler, self.places))
         counts = count_classes(source, labels.num_classes)
         self._class_weights = balanced_weights(counts.tolist(), config.class_balance).to(compute.device)
-
-    def read(self, step: int) -> Batch:
-        """This process's images of the step's batch."""
-        return read_batch(self._source, self.places.own_of(self._sampler.indices(step)))
 
     def loss(
         self, step: int, batch: Batch, part: range, network: Callable[[torch.Tensor], torch.Tensor]

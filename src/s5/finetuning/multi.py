@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from s5.data.loader import Batch, SegmentationData
+from s5.data.loader import Batch, SegmentationData, StepReader, read_batch
 from s5.data.transforms import Normalizer
 from s5.engine import (
     Compute,
@@ -92,6 +92,21 @@ class MultiConfig(TrainingConfig):
             raise ValueError(f"tune.what: several data sets train everything, got {self.tune.what!r}; see learns")
 
 
+@dataclass(frozen=True)
+class JoiningReader(StepReader):
+    """A `StepReader` whose parts are read from a step of their own on.
+
+    Args:
+        starts: The first step of each part.
+    """
+
+    starts: tuple[int, ...]
+
+    def __call__(self, step: int) -> tuple[Batch, ...]:
+        there = zip(self.parts, self.starts, strict=True)
+        return tuple(read_batch(source, indices(step)) for (source, indices), start in there if start <= step)
+
+
 class MultiDatasetTraining:
     """A batch of each data set per step, their losses summed with weights: a `s5.engine.Method`.
 
@@ -114,6 +129,9 @@ class MultiDatasetTraining:
         warm: bool,
     ) -> None:
         self.config, self._tiles, self._terms = config, dict(tiles), terms
+        self.read = JoiningReader(
+            tuple(one.reading for one in self._tiles.values()), tuple(terms[name].start for name in self._tiles)
+        )
         self.learner = Learner(
             model,
             config.optimizer,
@@ -127,9 +145,6 @@ class MultiDatasetTraining:
     def taking_part(self, step: int) -> list[str]:
         """The data sets that have begun at `step`."""
         return [name for name in self._tiles if self._terms[name].start <= step]
-
-    def read(self, step: int) -> tuple[Batch, ...]:
-        return tuple(self._tiles[name].read(step) for name in self.taking_part(step))
 
     def step(self, step: int, batches: tuple[Batch, ...]) -> Mapping[str, torch.Tensor]:
         names, metrics = self.taking_part(step), {}
@@ -236,6 +251,7 @@ def train_multi(
         method,
         network,
         config.loop(),
+        compute,
         resolved,
         folder=folder,
         name=name,
@@ -251,8 +267,6 @@ def train_multi(
             "labeled_seen": seen + int((init or {}).get("labeled_seen", 0)),
         },
         log=log,
-        read_threads=compute.read_threads,
-        profile_steps=compute.profile_steps,
     )
     return replace(result, pointer={**result.pointer, "val_mious": _best_scores(result)}) if result.pointer else result
 

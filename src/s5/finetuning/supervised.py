@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from s5.data.loader import Batch, SegmentationData, TileSource
+from s5.data.loader import Batch, SegmentationData, StepReader, TileSource
 from s5.data.transforms import Normalizer
 from s5.engine import Compute, ComputeConfig, Learner, TrainingConfig, TrainResult, launchable, train_network
 from s5.finetuning.labeled import LabeledTiles
@@ -40,12 +40,10 @@ class Supervised:
     ) -> None:
         self.config = config
         self._tiles = LabeledTiles(source, normalizer, labels, config, compute, seed=seed, stream=stream)
+        self.read = StepReader((self._tiles.reading,))
         self.learner = Learner(
             model, config.optimizer, steps=config.steps, ema_decay=config.ema_decay, warm=warm, compute=compute
         )
-
-    def read(self, step: int) -> tuple[Batch, ...]:
-        return (self._tiles.read(step),)
 
     def step(self, step: int, batches: tuple[Batch, ...]) -> Mapping[str, torch.Tensor]:
         network, parts, losses = self.learner.network.train(), self._tiles.places.parts, []
