@@ -8,6 +8,7 @@ from typing import Any
 
 from kedro.pipeline import Pipeline
 
+from s5_kedro.cards import dataset_entries
 from s5_kedro.parameters import GROUPS, PLAIN, check_names, config_of
 from s5_kedro.pipelines.evaluation.models import given_model
 from s5_kedro.pipelines.s4p_pretrain.nodes import weights_file
@@ -101,10 +102,16 @@ def _check_scene(config: Any) -> None:
     zones_file(config.zones)
 
 
+def _check_datasets(config: Any) -> None:
+    for entry in dataset_entries(config.datasets).values():
+        _check_card(entry.card)
+
+
 _FURTHER = {
     "model": _check_network,
     "compute": _check_compute,
     "s4p": _check_init,
     "evaluation": _check_models,
     "scene": _check_scene,
+    "multi_finetune": _check_datasets,
 }

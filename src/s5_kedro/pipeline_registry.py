@@ -18,6 +18,8 @@ _UPSTREAM: dict[str, tuple[str, ...]] = {
     "diversity_sampling": ("entropy_scoring",),
     "s4p_pretrain": ("diversity_sampling",),
     "finetune": ("s4p_pretrain",),
+    # Cards of its own, several of them: beside the chain of one card.
+    "multi_finetune": (),
     # No training upstream: a finished model is evaluated on any card; a missing one is a clear error.
     "evaluation": ("ingestion",),
     "ablation": ("ingestion",),
