@@ -238,3 +238,23 @@ def test_bad_requests_say_what_to_do(data: dict[str, SegmentationData], tmp_path
         train(data, tmp_path, learns="added")
     with pytest.raises(ValueError, match="mode: expected one of sdf, mdf, moe, got 'mode'"):
         train_mode("mode", data, {}, MODEL, CONFIG, CPU)
+
+
+def test_two_processes_with_half_of_each_batch_are_one_with_all(
+    data: dict[str, SegmentationData], tmp_path: Path
+) -> None:
+    """A pass uses some parameters alone, and a data set that has not begun none of its own: DDP must not wait."""
+    model = replace(MODEL, dropout=0.0)
+    terms, config = {"more": DatasetTerm(start=2)}, replace(CONFIG, batch_size=4, optimizer={"lr": 5e-4})  # type: ignore[arg-type]
+    one, two = (
+        train_multi(
+            data, terms, model, config, replace(CPU, devices=devices), name="m", project=tmp_path / str(devices), seed=1
+        )
+        for devices in (1, 2)
+    )
+    for row, other in zip(one.history, two.history, strict=True):
+        assert row.keys() == other.keys()
+        assert row["loss"] == pytest.approx(other["loss"], abs=1e-4)
+    ours, theirs = weights(one, tmp_path / "1")[0].state_dict(), weights(two, tmp_path / "2")[0].state_dict()
+    for name, value in ours.items():
+        torch.testing.assert_close(theirs[name], value, rtol=0, atol=2e-3, msg=name)
