@@ -8,6 +8,7 @@ from typing import Any
 
 from kedro.pipeline import Pipeline
 
+from s5_kedro.cards import dataset_entries
 from s5_kedro.given import given_model
 from s5_kedro.parameters import GROUPS, PLAIN, check_names, config_of
 from s5_kedro.pipelines.purification.nodes import network_file
@@ -136,6 +137,11 @@ def _check_submission(config: Any) -> None:
     given_model("submission.model", config.model)
 
 
+def _check_datasets(config: Any) -> None:
+    for entry in dataset_entries(config.datasets).values():
+        _check_card(entry.card)
+
+
 _FURTHER = {
     "dataset_import": _check_import,
     "submission": _check_submission,
@@ -146,4 +152,5 @@ _FURTHER = {
     "purification": _check_purification,
     "evaluation": _check_models,
     "scene": _check_scene,
+    "multi_finetune": _check_datasets,
 }

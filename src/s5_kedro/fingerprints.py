@@ -20,6 +20,7 @@ from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
 from s5.members import file_behind
+from s5_kedro.cards import dataset_entries
 from s5_kedro.datasets.atomic import FINGERPRINT, AtomicDataset
 from s5_kedro.parameters import flatten
 from s5_kedro.project import find_card, find_file
@@ -42,6 +43,7 @@ _OF_THE_MACHINE = {
     "compute.profile_steps",
     "diversity_sampling.workers",
 }
+_SEVERAL = "params:multi_finetune.datasets"
 _OF_CHECKPOINTS = (".checkpoint_every", ".keep")
 
 
@@ -91,7 +93,7 @@ def expected_fingerprint(node: Node, catalog: CatalogProtocol, made: Mapping[str
         made: Fingerprints of artefacts that this run makes or would make; others are read from disk.
     """
     parameters = node_parameters(node, catalog)
-    card = card_fingerprint(catalog.load("params:dataset")) if _reads_card(node, catalog) else None
+    card = _card_read(node, catalog)
     inputs: dict[str, dict[str, str | None]] = {}
     lineage: dict[str, Any] = {"parameters": {}, "card": None}
     for name in sorted(read_inputs(node, catalog)):
@@ -135,6 +137,20 @@ def _given(node: Node, catalog: CatalogProtocol, group: str, key: str) -> Any:
         return None
     value = (catalog.load(f"params:{group}") or {}).get(key)
     return None if value in (None, "null") else value
+
+
+def _card_read(node: Node, catalog: CatalogProtocol) -> dict[str, str] | None:
+    """The fingerprint of the card, or of the several cards, that a node reads."""
+    if _SEVERAL in node.inputs:
+        return _cards_fingerprint(catalog)
+    return card_fingerprint(catalog.load("params:dataset")) if _reads_card(node, catalog) else None
+
+
+def _cards_fingerprint(catalog: CatalogProtocol) -> dict[str, str]:
+    found = {name: card_fingerprint(of.card) for name, of in dataset_entries(catalog.load(_SEVERAL)).items()}
+    hashes = {key: _hash({name: card[key] for name, card in found.items()}) for key in ("text", "files")}
+    paths = ", ".join(card["path"] for card in found.values())
+    return {"path": paths, **hashes, "parameter": _SEVERAL.removeprefix("params:")}
 
 
 def _reads_card(node: Node, catalog: CatalogProtocol) -> bool:
@@ -194,10 +210,11 @@ def _check_free_inputs(pipeline: Pipeline, catalog: CatalogProtocol, given: set[
     current = {key: _plain(value) for key, value in flatten(catalog.load("parameters")).items()}
     taken = set().union(*(node_parameters(node, catalog) for node in pipeline.nodes))
     compared = {key for key in taken | given | {"seed"} if not key.startswith("compute.") and key in current}
-    card = card_fingerprint(catalog.load("params:dataset"))
     for name, found in free.items():
         old = {key: value for key, value in found.lineage["parameters"].items() if key in compared}
         _compare(name, old, {key: current[key] for key in old}, made_by=found.node, fresh=_PIPELINE)
+        several = "parameter" in (found.lineage["card"] or {})
+        card = _cards_fingerprint(catalog) if several else card_fingerprint(catalog.load("params:dataset"))
         _compare_card(name, found.lineage["card"], card, fresh=_PIPELINE)
 
 
@@ -240,12 +257,13 @@ def _compare(name: str, old: Mapping[str, Any], new: Mapping[str, Any], *, made_
 def _compare_card(name: str, old: Mapping[str, str] | None, new: Mapping[str, str], *, fresh: str) -> None:
     if old is None or _content(old) == _content(new):
         return
+    parameter = new.get("parameter", "dataset")
     if old["path"] != new["path"]:
-        changed = f"dataset: {name} was made from {old['path']}, this run has {new['path']}"
+        changed = f"{parameter}: {name} was made from {old['path']}, this run has {new['path']}"
     else:
         what = "its text" if old["text"] != new["text"] else "the files that it lists"
-        changed = f"dataset: {name} was made from {old['path']}, and {what} changed since"
-    raise ValueError(f"{changed}; {fresh}, or give the card that it was made from with --params=dataset=PATH")
+        changed = f"{parameter}: {name} was made from {old['path']}, and {what} changed since"
+    raise ValueError(f"{changed}; {fresh}, or give the card that it was made from with --params={parameter}=PATH")
 
 
 def card_fingerprint(dataset: str) -> dict[str, str]:

@@ -26,6 +26,7 @@ GROUPS = {
     "purification": "s5.purification.config:PurificationConfig",
     "s4p": "s5.semisup:S4PConfig",
     "finetune": "s5.finetuning:SupervisedConfig",
+    "multi_finetune": "s5_kedro.pipelines.multi_finetune.config:MultiFinetuneConfig",
     "training_plan": "s5.engine.planning:PlanConfig",
     "ablation": "s5_kedro.pipelines.ablation.config:AblationConfig",
     "detection": "s5.detection.config:DetectionConfig",

@@ -20,6 +20,8 @@ _UPSTREAM: dict[str, tuple[str, ...]] = {
     # Without purification.enabled its nodes do nothing, and S4P is handed no purifier.
     "s4p_pretrain": ("purification",),
     "finetune": ("s4p_pretrain",),
+    # Cards of its own, several of them: beside the chain of one card.
+    "multi_finetune": (),
     # No training upstream: a finished model is evaluated on any card; a missing one is a clear error.
     "evaluation": ("ingestion",),
     "ablation": ("ingestion",),

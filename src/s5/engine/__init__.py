@@ -12,7 +12,15 @@ from s5.engine.learner import Learner
 from s5.engine.loop import FitState, Interrupted, LoopConfig, Method, fit, run_key
 from s5.engine.optimizer import OptimizerConfig, build_optimizer, set_learning_rate
 from s5.engine.prediction import map_tiles
-from s5.engine.training import TrainResult, start_model, train_network
+from s5.engine.training import (
+    TrainResult,
+    fit_and_save,
+    model_metadata,
+    run_folder,
+    start_model,
+    train_network,
+    validator,
+)
 from s5.engine.tuning import TuneConfig, apply_tuning
 
 __all__ = [
@@ -36,14 +44,18 @@ __all__ = [
     "build_optimizer",
     "evaluate_model",
     "fit",
+    "fit_and_save",
     "joined_group",
     "launchable",
     "map_tiles",
+    "model_metadata",
     "predict_batches",
     "release_freed_memory",
     "resolve_compute",
+    "run_folder",
     "run_key",
     "set_learning_rate",
     "start_model",
     "train_network",
+    "validator",
 ]

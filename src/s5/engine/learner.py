@@ -30,6 +30,8 @@ class Learner(Generic[M]):
         steps: Length of the learning-rate schedule.
         warm: The network starts from trained weights.
         compute: Precision, and the processes that train together.
+        in_parts: A step may leave parameters without a gradient (they, and their averages, stay as they are), and a
+            pass uses some of them alone; for DDP, which must be told.
 
     Attributes:
         model: The network itself.
@@ -37,12 +39,20 @@ class Learner(Generic[M]):
     """
 
     def __init__(
-        self, model: M, config: OptimizerConfig, *, steps: int, ema_decay: float, warm: bool, compute: Compute
+        self,
+        model: M,
+        config: OptimizerConfig,
+        *,
+        steps: int,
+        ema_decay: float,
+        warm: bool,
+        compute: Compute,
+        in_parts: bool = False,
     ) -> None:
         self.model, self.config, self.steps = model, config, steps
         pool_batch_norms(model, compute)
         self.ema = EMA(model, ema_decay, warm=warm)
-        self.network = distribute(model, self.ema.average, compute)
+        self.network = distribute(model, self.ema.average, compute, in_parts=in_parts)
         self.optimizer = build_optimizer(model, config)
         self._scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.precision == "fp16")
         if compute.compile:

@@ -31,6 +31,9 @@ from s5.types import LogFn, log_nothing
 logger = logging.getLogger(__name__)
 
 
+Validate = Callable[[nn.Module], float | Mapping[str, float]]
+
+
 class Interrupted(Exception):
     """The run was asked to stop (SIGINT or SIGTERM); its checkpoint is on disk and the same command goes on from it."""
 
@@ -117,7 +120,7 @@ def fit(
     name: str,
     seed: int,
     folder: Path,
-    validate: Callable[[nn.Module], float] | None = None,
+    validate: Validate | None = None,
     log: LogFn = log_nothing,
     read_threads: int = 1,
     read_processes: int = 0,
@@ -137,7 +140,8 @@ def fit(
         name: What the bar is called.
         seed: Seeds the global generators anew at every step, so that dropout too belongs to the step.
         folder: Where checkpoints lie.
-        validate: Score of a network, higher is better.
+        validate: Score of a network, higher is better; or a mapping with the score under `score_name`, and others that
+            the history is to hold beside it.
         log: Gets every step of the history once and in order; a resumed run begins with those before it, so that a log
             in another process holds all of them. Speed and memory go there too, and nowhere else: a history is the same
             on any machine.
@@ -187,7 +191,7 @@ def fit(
                 speed = gauge.read()
                 began = time.perf_counter()
                 if validating and validate is not None:
-                    rows[-1][score_name] = _keep_best(method.evaluated(), validate, state, done, group)
+                    rows[-1] |= _keep_best(method.evaluated(), validate, score_name, state, done, group)
                     due = due or (config.checkpoint_every > 0 and state.best_step == done < config.steps)
                 state.history.extend(rows)
                 _log_rows(log, rows[:-1])
@@ -267,12 +271,13 @@ def _log_rows(log: LogFn, rows: list[dict[str, float]]) -> None:
 
 
 def _keep_best(
-    model: nn.Module, validate: Callable[[nn.Module], float], state: FitState, step: int, group: Group
-) -> float:
-    score = validate(model)
-    if score > state.best_score:
-        state.best_score, state.best_step, state.best_weights = score, step, _weights(model, group)
-    return score
+    model: nn.Module, validate: Validate, score_name: str, state: FitState, step: int, group: Group
+) -> dict[str, float]:
+    found = validate(model)
+    scores = dict(found) if isinstance(found, Mapping) else {score_name: found}
+    if scores[score_name] > state.best_score:
+        state.best_score, state.best_step, state.best_weights = scores[score_name], step, _weights(model, group)
+    return scores
 
 
 def _weights(model: nn.Module, group: Group) -> dict[str, torch.Tensor]:
@@ -283,12 +288,9 @@ def _weights(model: nn.Module, group: Group) -> dict[str, torch.Tensor]:
 
 def _read_rows(pending: list[tuple[int, Mapping[str, torch.Tensor]]], name: str) -> list[dict[str, float]]:
     """Read all waiting scalars in one transfer."""
-    keys = sorted({key for _, metrics in pending for key in metrics})
-    stacked = torch.stack([torch.stack([m[k].detach().float() for k in keys]) for _, m in pending]).tolist()
-    rows = [
-        {"step": float(step), **dict(zip(keys, values, strict=True))}
-        for (step, _), values in zip(pending, stacked, strict=True)
-    ]
+    scalars = [metrics[key].detach().float() for _, metrics in pending for key in sorted(metrics)]
+    values = iter(torch.stack(scalars).tolist())
+    rows = [{"step": float(step), **{key: next(values) for key in sorted(metrics)}} for step, metrics in pending]
     for row in rows:
         if not torch.isfinite(torch.tensor(row["loss"])):
             raise FloatingPointError(

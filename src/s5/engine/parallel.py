@@ -83,12 +83,13 @@ def pool_batch_norms(model: nn.Module, compute: Compute) -> None:
                 setattr(module, name, PooledBatchNorm(child, compute.group))
 
 
-def distribute(model: nn.Module, average: nn.Module, compute: Compute) -> nn.Module:
+def distribute(model: nn.Module, average: nn.Module, compute: Compute, *, in_parts: bool = False) -> nn.Module:
     """What the student's pass goes through so that gradients meet; FSDP2 shards `model` and `average` in place.
 
     Args:
         model: The network that learns, on its device.
         average: Its average, which is sharded alike.
+        in_parts: A step may leave parameters without a gradient, and a pass uses some of them alone.
     """
     if compute.group.size == 1:
         return model
@@ -101,7 +102,7 @@ def distribute(model: nn.Module, average: nn.Module, compute: Compute) -> nn.Mod
             fully_shard(network)
         return model
     ids = [compute.device.index] if compute.device.type == "cuda" else None
-    return nn.parallel.DistributedDataParallel(model, device_ids=ids, **_BUFFERS_STAY)
+    return nn.parallel.DistributedDataParallel(model, device_ids=ids, find_unused_parameters=in_parts, **_BUFFERS_STAY)
 
 
 @contextmanager

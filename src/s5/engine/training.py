@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from torch import nn
 from s5.data.loader import SegmentationData
 from s5.engine.compute import PRECISIONS, Compute, ComputeConfig, resolve_compute
 from s5.engine.evaluation import evaluate_model
-from s5.engine.loop import LoopConfig, Method, fit, run_key
+from s5.engine.loop import LoopConfig, Method, Validate, fit, run_key
 from s5.engine.tuning import TuneConfig, apply_tuning
 from s5.metrics import segmentation_scores
 from s5.models import (
@@ -31,10 +31,13 @@ from s5.models import (
     open_pointer,
     save_model,
 )
+from s5.models.store import Stored
 from s5.seeds import seed_of
 from s5.types import LogFn
 
 logger = logging.getLogger(__name__)
+
+N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -145,37 +148,84 @@ def train_network(
     if not resolved.is_sharded:  # FSDP2 takes contiguous weights alone
         network.to(memory_format=torch.channels_last)
     trained = copy.deepcopy(network).cpu() if resolved.is_sharded else network  # a network of whole weights
-    state = fit(
+    return fit_and_save(
         method(network, resolved),
+        trained,
+        loop,
+        compute,
+        resolved,
+        folder=folder,
+        name=name,
+        project=project,
+        seed=seed,
+        validate=validator(data, resolved, batch_size=val_batch_size),
+        plain=_without_adapters,
+        metadata=model_metadata(data),
+        settings=settings,
+        facts={
+            "steps_total": loop.steps + int(before.get("steps_total", 0)),
+            "labeled_seen": loop.steps * labeled_per_step + int(before.get("labeled_seen", 0)),
+        },
+        log=log,
+    )
+
+
+def fit_and_save(
+    method: Method,
+    trained: N,
+    loop: LoopConfig,
+    config: ComputeConfig,
+    compute: Compute,
+    *,
+    folder: Path,
+    name: str,
+    project: Path,
+    seed: int,
+    validate: Validate | None,
+    plain: Callable[[N], Stored],
+    metadata: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    log: LogFn,
+) -> TrainResult:
+    """Run `method` to its end, write the weights that were best into `folder`, and point to them.
+
+    Args:
+        trained: The network that takes the best weights in the end, whole even where that which learns is sharded.
+        plain: Makes of `trained` the network that is written.
+        metadata: What the weights file says of itself.
+        settings: The parameters of the run, kept in the pointer.
+        facts: Further entries of the pointer.
+    """
+    state = fit(
+        method,
         loop,
         name=name,
         seed=seed,
         folder=folder / "checkpoints",
-        validate=validator(data, resolved, batch_size=val_batch_size),
+        validate=validate,
         log=log,
-        read_threads=compute.read_threads,
-        read_processes=compute.read_processes,
-        pin=resolved.device.type == "cuda",
-        group=resolved.group,
-        profile_steps=compute.profile_steps,
+        read_threads=config.read_threads,
+        read_processes=config.read_processes,
+        pin=compute.device.type == "cuda",
+        group=compute.group,
+        profile_steps=config.profile_steps,
     )
-    if not resolved.group.is_first:
+    if not compute.group.is_first:
         return TrainResult({}, state.history)
     trained.load_state_dict(state.best_weights)
-    merge_lora(trained)
-    save_model(trained, folder / "model.safetensors", metadata=_metadata(data))
+    save_model(plain(trained), folder / "model.safetensors", metadata=metadata)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the run is over: the next one starts afresh
     pointer = make_pointer(
         folder / "model.safetensors",
         root=project,
         step=state.best_step,
-        config=json.loads(json.dumps({**settings, "precision": resolved.precision})),  # as the file will hold them
+        config=json.loads(json.dumps({**settings, "precision": compute.precision})),  # as the file will hold them
         seed=seed,
         val_miou=state.best_score if math.isfinite(state.best_score) else None,
-        selected_on="val" if data.has_split("val") else "last",
-        steps_total=loop.steps + int(before.get("steps_total", 0)),
-        labeled_seen=loop.steps * labeled_per_step + int(before.get("labeled_seen", 0)),
+        selected_on="last" if validate is None else "val",
         resumed_from=state.resumed_from,
+        **facts,
     )
     return TrainResult(pointer, state.history)
 
@@ -203,7 +253,12 @@ def run_folder(
     return runs[0], own
 
 
-def _metadata(data: SegmentationData) -> dict[str, Any]:
+def _without_adapters(model: SegmentationModel) -> SegmentationModel:
+    merge_lora(model)
+    return model
+
+
+def model_metadata(data: SegmentationData) -> dict[str, Any]:
     """What a weights file says of itself, so that it serves alone."""
     return {
         "classes": list(data.labels.classes),

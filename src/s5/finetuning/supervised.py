@@ -9,22 +9,11 @@ from typing import Any
 
 import torch
 
-from s5.data.loader import Batch, SegmentationData, StepReader, StepSampler, TileSource, count_classes
-from s5.data.transforms import Normalizer, augment_geometry, augment_some
-from s5.engine import (
-    BatchPlaces,
-    Compute,
-    ComputeConfig,
-    Learner,
-    OwnTiles,
-    TrainingConfig,
-    TrainResult,
-    launchable,
-    train_network,
-)
-from s5.losses import balanced_weights, labeled_loss
+from s5.data.loader import Batch, SegmentationData, StepReader, TileSource
+from s5.data.transforms import Normalizer
+from s5.engine import Compute, ComputeConfig, Learner, TrainingConfig, TrainResult, launchable, train_network
+from s5.finetuning.labeled import LabeledTiles
 from s5.models import ModelConfig, SegmentationModel
-from s5.seeds import Draws, step_draws
 from s5.types import LabelSpace, LogFn, log_nothing
 
 
@@ -49,53 +38,21 @@ class Supervised:
         stream: str = "supervised",
         warm: bool = False,
     ) -> None:
-        self.config, self.compute, self.labels = config, compute, labels
-        self.seed, self.stream = seed, stream
-        self._normalizer = normalizer
-        self._places = BatchPlaces.of(config.batch_size, compute, f"{stream}.batch_size")
-        sampler = StepSampler(len(source), config.batch_size, seed=seed, stream=f"{stream}/labeled")
-        self.read = StepReader(((source, OwnTiles(sampler, self._places)),))
-        counts = count_classes(source, labels.num_classes)
-        self._class_weights = balanced_weights(counts.tolist(), config.class_balance).to(compute.device)
+        self.config = config
+        self._tiles = LabeledTiles(source, normalizer, labels, config, compute, seed=seed, stream=stream)
+        self.read = StepReader((self._tiles.reading,))
         self.learner = Learner(
             model, config.optimizer, steps=config.steps, ema_decay=config.ema_decay, warm=warm, compute=compute
         )
 
     def step(self, step: int, batches: tuple[Batch, ...]) -> Mapping[str, torch.Tensor]:
-        parts, losses = self._places.parts, []
+        network, parts, losses = self.learner.network.train(), self._tiles.places.parts, []
         for part in parts:
             with self.learner.part(last=part is parts[-1]):
-                loss = self._loss(step, self._places.part_of(batches[0], part), part)
+                loss = self._tiles.loss(step, batches[0], part, network)
                 self.learner.backward(loss / len(parts))
             losses.append(loss.detach())
         return {"loss": torch.stack(losses).mean(), "lr": self.learner.update(step)}
-
-    def _loss(self, step: int, batch: Batch, places: range) -> torch.Tensor:
-        drawn = step_draws(self.seed, f"{self.stream}/augment", step, (places, self._places.whole))
-        images, masks = self._augment(batch, drawn)
-        with self.compute.autocast():
-            logits = self.learner.network.train()(images)
-        return labeled_loss(
-            logits,
-            masks,
-            name=self.config.labeled_loss,
-            ohem=self.config.ohem,
-            ignore_index=self.labels.ignore_index,
-            class_weights=self._class_weights,
-            pool=self.compute.group.pool,
-        )
-
-    def _augment(self, batch: Batch, drawn: Draws) -> tuple[torch.Tensor, torch.Tensor]:
-        images, masks, _ = augment_geometry(
-            self.compute.to_device(batch.images),
-            self.compute.to_device(batch.masks),
-            self.compute.to_device(batch.valid),
-            self.config.augmentation,
-            ignore_index=self.labels.ignore_index,
-            drawn=drawn,
-        )
-        images = augment_some(self._normalizer.scale(images), self.config.strong, self.config.photometry, drawn)
-        return self._normalizer.ready(images), masks
 
     def evaluated(self) -> SegmentationModel:
         return self.learner.ema.average

@@ -4,7 +4,7 @@ from s5.models.config import ModelConfig
 from s5.models.depth import layer_depths
 from s5.models.encoders import Encoder, count_parameters, create_encoder
 from s5.models.lora import add_lora, merge_lora
-from s5.models.multi import MultiDatasetModel, create_multi_model, from_dense
+from s5.models.multi import MultiDatasetModel, add_dataset, create_multi_model, from_dense
 from s5.models.released import EncoderModel, export_released, from_released
 from s5.models.segmentation import SegmentationModel, create_model
 from s5.models.store import load_model, load_multi_model, make_pointer, open_pointer, read_metadata, save_model
@@ -17,6 +17,7 @@ __all__ = [
     "ModelConfig",
     "MultiDatasetModel",
     "SegmentationModel",
+    "add_dataset",
     "add_lora",
     "count_parameters",
     "create_encoder",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -30,6 +30,7 @@ class MultiDatasetModel(nn.Module):
     Attributes:
         datasets: name -> number of classes, in the order of the experts.
         architecture: JSON-able keywords with which `create_multi_model` builds the same network again.
+        learning: names of the data sets whose own parts alone are trained (`train_only`); None trains everything.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class MultiDatasetModel(nn.Module):
         super().__init__()
         self.datasets: dict[str, int] = dict(architecture["datasets"])
         self.architecture = architecture
+        self.learning: tuple[str, ...] | None = None
         self.encoder: Any = encoder
         self.neck = neck
         self.decoders = nn.ModuleDict(dict(decoders))
@@ -77,6 +79,30 @@ class MultiDatasetModel(nn.Module):
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"task: expected one of the data sets {names}, got {task!r}{hint}")
         return names.index(task)
+
+    def parts_of(self, task: str) -> list[nn.Module]:
+        """What belongs to one data set alone: its decoder, its head and, in each layer that has them, its expert."""
+        position = self.position_of(task)
+        experts = [module.experts[position] for module in self.encoder.modules() if isinstance(module, MoEMlp)]
+        return [self.decoders[task], self.heads[task], *experts]
+
+    def train_only(self, *tasks: str) -> None:
+        """Keep all but these data sets' own parts as it is: no gradients, and evaluation mode whatever `train` says."""
+        self.requires_grad_(False)
+        for task in tasks:
+            for part in self.parts_of(task):
+                part.requires_grad_(True)
+        self.learning = tasks
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode but for what `train_only` keeps as it is."""
+        super().train(mode and self.learning is None)
+        for task in self.learning or ():
+            for part in self.parts_of(task):
+                part.train(mode)
+        self.training = mode
+        return self
 
     def for_task(self, task: str) -> SegmentationModel:
         """The dense network that this one is for one data set: a copy, its expert merged, without extra cost."""
@@ -187,6 +213,74 @@ def from_dense(dense: SegmentationModel, datasets: Mapping[str, int], *, part_fe
         if classes == dense.num_classes:
             model.heads[name].load_state_dict(dense.head.state_dict())
     return model.train(dense.training)
+
+
+def add_dataset(
+    model: MultiDatasetModel, name: str, classes: int, *, like: str | SegmentationModel
+) -> MultiDatasetModel:
+    """A trained network with one more data set: a new expert, decoder and head beside those that it has.
+
+    Args:
+        model: the network; it is left as it is.
+        name: of the new data set.
+        classes: its number of classes.
+        like: what the expert and the decoder are copied from: another data set of `model`, or a dense network of the
+            same sizes, such as the one that `model` began from. A head with as many classes is copied too, any other
+            starts at random.
+
+    Raises:
+        ValueError: `model` has a data set of this name, `like` is none of its data sets, or a network of other sizes.
+    """
+    if name in model.datasets:
+        raise ValueError(f"add: the network has a data set {name!r} already; give the new one another name")
+    options = {key: value for key, value in model.architecture.items() if key != "datasets"}
+    grown = create_multi_model(**options, datasets={**model.datasets, name: classes})
+    if isinstance(like, str):
+        layers, decoder, head = _expert_rows(model, model.position_of(like)), model.decoders[like], model.heads[like]
+        same_head = model.datasets[like] == classes
+    else:
+        _check_sizes(like, model)
+        layers = _last_rows(like, expert_layers(model.encoder.body), int(options["part_features"]))
+        decoder, head, same_head = like.decoder, like.head, like.num_classes == classes
+    state = {**grown.state_dict(), **model.state_dict()}
+    for layer, value in layers.items():
+        prefix, kind = layer.rsplit(".", 1)
+        state[f"encoder.body.{prefix}.experts.{len(model.datasets)}.{kind}"] = value
+    state |= {f"decoders.{name}.{key}": value for key, value in decoder.state_dict().items()}
+    if same_head:
+        state |= {f"heads.{name}.{key}": value for key, value in head.state_dict().items()}
+    grown.load_state_dict(state)
+    reference = next(model.parameters())
+    return grown.to(device=reference.device, dtype=reference.dtype).train(model.training)
+
+
+def _expert_rows(model: MultiDatasetModel, position: int) -> dict[str, Tensor]:
+    state = model.encoder.body.state_dict()
+    return {
+        f"{prefix}{kind}": state[f"{prefix}experts.{position}.{kind}"]
+        for prefix in expert_layers(model.encoder.body)
+        for kind in ("weight", "bias")
+    }
+
+
+def _last_rows(dense: SegmentationModel, layers: list[str], part_features: int) -> dict[str, Tensor]:
+    state = dense.encoder.body.state_dict()
+    return {
+        f"{prefix}{kind}": state[f"{prefix}fc2.{kind}"][-part_features:]
+        for prefix in layers
+        for kind in ("weight", "bias")
+    }
+
+
+def _check_sizes(dense: SegmentationModel, model: MultiDatasetModel) -> None:
+    own = {key: value for key, value in model.architecture.items() if key not in ("datasets", "part_features")}
+    other = {key: value for key, value in dense.architecture.items() if key != "classes"}
+    differ = sorted(key for key in own.keys() | other.keys() if own.get(key) != other.get(key))
+    if differ:
+        raise ValueError(
+            f"add: the dense network to copy from has another {differ[0]} ({other.get(differ[0])!r}) than the network "
+            f"({own.get(differ[0])!r}); take the one that it began from, or the name of one of its data sets"
+        )
 
 
 def _another_decoder(dense: SegmentationModel) -> Decoder:

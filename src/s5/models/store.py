@@ -62,7 +62,8 @@ def load_model(path: Path, *, task: str | None = None) -> tuple[SegmentationMode
         task: of a network for several data sets, the one whose dense network is wanted.
 
     Returns:
-        The network in evaluation mode on the CPU, and the metadata it was stored with. Random states stay as they were.
+        The network in evaluation mode on the CPU, and the metadata it was stored with; of a network for several data
+        sets, those of `task`. Random states stay as they were.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -75,7 +76,9 @@ def load_model(path: Path, *, task: str | None = None) -> tuple[SegmentationMode
         return _rebuild(create_model, tensors, metadata, path), metadata
     if task is None:
         raise ValueError(f"{path}: the network is for the data sets {list(dict(datasets))}; say which with task=...")
-    return _rebuild(create_multi_model, tensors, metadata, path).for_task(task), metadata
+    model = _rebuild(create_multi_model, tensors, metadata, path).for_task(task)
+    of_each = metadata.pop("datasets", {})
+    return model, {**metadata, **of_each.get(task, {}), "architecture": model.architecture}
 
 
 def load_network(path: Path, create: Callable[..., M]) -> tuple[M, dict[str, Any]]:
