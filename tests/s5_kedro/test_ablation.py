@@ -61,7 +61,7 @@ def test_every_arm_has_the_same_budget_and_steps_and_is_run_once(study, monkeypa
     values = {**parameters()["ablation"], "arms": "random+s5:uniform"}
     table = compare_arms(runs, values, 0)
     assert table["arm"].tolist() == arms
-    assert plot_ablation(runs, table, values).axes
+    assert plot_ablation(runs, table, pd.DataFrame(), values).axes
 
 
 def test_the_pool_of_an_arm_is_that_of_its_strategy(study):

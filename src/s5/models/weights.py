@@ -187,7 +187,6 @@ def _fit_part(
     part = prefix.rstrip(".")
     if whole and not wanted:
         report.leave(part, "not asked for", len(found))
-        report.untouched.append(part)
         return {}
     if not wanted or not found:
         if only and wanted:
@@ -226,7 +225,6 @@ def _fit_encoder(
     wanted = whole if only is None else {name: whole[name] for name in whole if f"encoder.body.{name}" in only}
     if not wanted:
         report.leave("encoder", "not asked for", len(parts.encoder))
-        report.untouched.append("encoder")
         return {}
     found = dict(parts.encoder)
     if isinstance(body, PlainViT):
