@@ -15,8 +15,8 @@ from s5.data.loader import SegmentationData
 from s5.geo.raster import read_window, write_geotiff
 from s5.types import BandStatistics, LabelSpace
 from s5_kedro.pipelines.ablation.config import AblationConfig
-from s5_kedro.pipelines.ablation.noise import NoiseStudy
 from s5_kedro.pipelines.ablation.nodes import compare_arms, plot_ablation
+from s5_kedro.pipelines.ablation.noise import NoiseStudy
 
 CONF = Path(__file__).parents[2] / "conf"
 CLASSES = ("roof", "tree", "lake")

@@ -149,7 +149,8 @@ class NoiseStudy(Study):
         from s5.noisy import corrupted_masks, disagreement
 
         manifest, config = self.data.manifest, self.config
-        clean = manifest[(manifest["split"] == config.split) & manifest["mask"].map(bool)]
+        masked = manifest["mask"].map(lambda path: isinstance(path, str) and path != "")
+        clean = manifest[(manifest["split"] == config.split) & masked]
         if clean.empty:
             raise ValueError(
                 f"ablation.noise.split: the split {config.split!r} has no masks to corrupt; give one that has, or the "
