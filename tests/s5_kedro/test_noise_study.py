@@ -71,9 +71,12 @@ def test_every_start_is_looked_at_and_fine_tuned_alike_and_once(
     likeness = layers.set_index(["arm", "layer"])["cka"]
     assert likeness["clean"].to_numpy() == pytest.approx(1)
     assert len(likeness["clean"]) == 10 and (likeness["symmetric:0.3"] < 1).any()
-    assert layers["probe_miou"].between(0, 100).all() and set(layers["arm"]) == set(ways.index) | {"random"}
+    assert layers["probe_miou"].between(0, 100).all() and set(layers["arm"]) == set(ways.index) | {
+        "random",
+        "clean_again",
+    }
     weights = sorted(p.parent.parent.name for p in study.project.glob("data/06_models/*/*/model.safetensors"))
-    assert set(weights) == {"ablation_noise_pretrained", "ablation_noise_simsiam"} and len(weights) == 4
+    assert weights == [f"ablation_noise_{name}" for name in ("again", *["pretrained"] * 3, "simsiam")]
 
     monkeypatch.setattr(NoiseStudy, "_finetuned", lambda *_: pytest.fail("was run again"))
     again = NoiseStudy(study.data, parameters(), study.project).tables([0])

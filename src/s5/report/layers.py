@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from s5.report.canvas import empty_figure, new_figure, plain, style_axes
 from s5.report.palette import INK, MUTED, spare_colours
 
-_KNOWN = {"random": MUTED, "clean": INK}
+_KNOWN = {"random": "#A16207", "clean": INK, "clean_again": "#9CA3AF"}
 _STYLES = {"tuned": "-", "frozen": "--"}
 
 
@@ -80,4 +80,4 @@ def _draw_transfer(axes: Axes, runs: pd.DataFrame, score: str, colours: dict[str
 def _with_rate(arm: str, runs: pd.DataFrame) -> str:
     """A start with the share of its labels that are wrong, as measured."""
     rates = runs.loc[runs["arm"] == arm, "noise_rate"].dropna()
-    return arm if rates.empty or arm == "clean" else f"{arm} ({100 * rates.mean():.0f} % wrong)"
+    return arm if rates.empty or not rates.any() else f"{arm} ({100 * rates.mean():.0f} % wrong)"

@@ -8,7 +8,7 @@ from typing import Any
 
 STUDIES = ("selection", "noise")
 SUPERVISED = "supervised"
-RANDOM, SIMSIAM, CLEAN, CARD = "random", "simsiam", "clean", "card"
+RANDOM, SIMSIAM, CLEAN, AGAIN, CARD = "random", "simsiam", "clean", "clean_again", "card"
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class NoiseStudyConfig:
         split: The tiles to pretrain on; their masks are taken as clean, and corrupted.
         steps: Optimiser steps of each pretraining.
         batch_size: Tiles in a step of pretraining.
-        lr: Peak learning rate of pretraining.
+        lr: Peak learning rate of pretraining and of fine-tuning, for all starts alike.
         cuts: Depths within the encoder up to which weights are taken over, evenly spaced and ending with all of it; all
             but the head is one more.
         ridge: Penalty of the linear probes.

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from s5_kedro.parameters import configure
-from s5_kedro.pipelines.ablation.config import CARD, CLEAN, RANDOM, SIMSIAM, SUPERVISED, AblationConfig
+from s5_kedro.pipelines.ablation.config import AGAIN, CARD, CLEAN, RANDOM, SIMSIAM, SUPERVISED, AblationConfig
 from s5_kedro.pipelines.ablation.study import LAYER_COLUMNS, Study, child_run
 from s5_kedro.tracking import MetricsLog
 
@@ -42,7 +42,7 @@ class NoiseStudy(Study):
         return configure(AblationConfig, self.parameters["ablation"], "ablation").noise
 
     def starts(self) -> list[str]:
-        return [SUPERVISED, RANDOM, SIMSIAM, CLEAN, *self.config.names()]
+        return [SUPERVISED, RANDOM, SIMSIAM, CLEAN, AGAIN, *self.config.names()]
 
     def tables(self, seeds: Iterable[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
         """A row a fine-tuned network, and a row a layer."""
@@ -71,6 +71,8 @@ class NoiseStudy(Study):
         """What is taken over, and what becomes of it: (name, mode)."""
         if start in (SUPERVISED, RANDOM):
             return [("nothing", "tuned")]
+        if start == AGAIN:
+            return []
         taken = [name for name in self._cuts if start != SIMSIAM or self._cuts[name]["decoder"] == "retrained"]
         return [(name, mode) for name in taken for mode in MODES]
 
@@ -97,7 +99,7 @@ class NoiseStudy(Study):
         """Scores of a fine-tuned network; its weights are not kept, there would be hundreds."""
         from s5.finetuning import FinetuneConfig, SupervisedConfig, finetune
 
-        values = {key: value for key, value in self.parameters["finetune"].items() if key not in ("transfer", "init")}
+        values = self._finetuning
         if taken == "nothing":
             steps = values["steps"] + (self.config.steps if start == SUPERVISED else 0)
             config = configure(SupervisedConfig, {**values, "steps": steps}, "finetune")
@@ -115,6 +117,12 @@ class NoiseStudy(Study):
         shutil.rmtree((self.project / pointer["path"]).parent)
         return scores
 
+    @cached_property
+    def _finetuning(self) -> dict[str, Any]:
+        """The group `finetune` at the study's learning rate: what is retrained needs more than what is tuned."""
+        values = {key: value for key, value in self.parameters["finetune"].items() if key not in ("transfer", "init")}
+        return {**values, "optimizer": {**values["optimizer"], "lr": self.config.lr}}
+
     def _pretrained(self, start: str, seed: int) -> tuple[dict[str, Any], float | None]:
         """Pointer to the pretrained network (nothing where there is none), and the share of wrong labels."""
         if start in (SUPERVISED, RANDOM):
@@ -127,22 +135,22 @@ class NoiseStudy(Study):
         from s5.noisy import SimSiamConfig, pretrain_simsiam
 
         own = {name: getattr(self.config, name) for name in ("steps", "batch_size")}
-        shared = {name: self.parameters["finetune"][name] for name in ("augmentation", "strong")}
-        optimizer = {**self.parameters["finetune"]["optimizer"], "lr": self.config.lr, "layer_decay": 1.0}
+        shared = {name: self._finetuning[name] for name in ("augmentation", "strong")}
+        optimizer = {**self._finetuning["optimizer"], "layer_decay": 1.0}
+        data, rate = self._labelled(start, seed)
         if start == SIMSIAM:
             config = configure(SimSiamConfig, {**own, **shared, "optimizer": optimizer}, "ablation.noise")
             with MetricsLog("simsiam") as log:
                 pointer = pretrain_simsiam(
-                    self.data, self.model, config, self.compute, name="ablation_noise_simsiam", project=self.project,
-                    seed=seed, split=self.config.split, log=log,
+                    data, self.model, config, self.compute, name="ablation_noise_simsiam", project=self.project,
+                    seed=seed, split="labeled", log=log,
                 ).pointer  # fmt: skip
             return {"pointer": pointer, "noise_rate": None}
-        data, rate = self._labelled(start, seed)
-        values = {key: value for key, value in self.parameters["finetune"].items() if key not in ("transfer", "init")}
         every = {"validate_every": 0, "optimizer": optimizer, "tune": {"what": "all"}}  # no clean label selects weights
-        supervised = configure(SupervisedConfig, {**values, **own, **every}, "ablation.noise")
-        # One name for all: the draws are those of the clean twin.
-        return {"pointer": self.supervised(supervised, "ablation_noise_pretrained", seed, data), "noise_rate": rate}
+        supervised = configure(SupervisedConfig, {**self._finetuning, **own, **every}, "ablation.noise")
+        # Draws go by the name: one for all, so that they are those of the clean twin, and another for other draws.
+        name = "ablation_noise_again" if start == AGAIN else "ablation_noise_pretrained"
+        return {"pointer": self.supervised(supervised, name, seed, data), "noise_rate": rate}
 
     def _labelled(self, start: str, seed: int) -> tuple[SegmentationData, float | None]:
         """The tiles to pretrain on with the labels of a start, and the share of pixels whose label differs."""
@@ -160,7 +168,7 @@ class NoiseStudy(Study):
             noisy = manifest[manifest["split"] == "noisy"]
             if noisy.empty:
                 raise ValueError("ablation.noise.kinds: the card has no split 'noisy'; take 'card' out of the kinds")
-        elif start == CLEAN:
+        elif start in (CLEAN, AGAIN, SIMSIAM):
             noisy = clean
         else:
             folder = self.folder / "masks" / f"{start.replace(':', '-')}-{seed}"
