@@ -189,5 +189,6 @@ def _as_map(output: Any, height: int, width: int) -> Tensor | None:
         rows, columns = height // stride, width // stride
         prefix = tokens - rows * columns
         if rows * columns and 0 <= prefix <= _MOST_PREFIX_TOKENS:
-            return output[:, prefix:].transpose(1, 2).unflatten(2, (rows, columns))
+            grid: Tensor = output[:, prefix:].transpose(1, 2).unflatten(2, (rows, columns))
+            return grid
     return None
