@@ -30,6 +30,7 @@ _OF_THE_MACHINE = {
     "compute.threads",
     "compute.cache_mb",
     "compute.read_threads",
+    "compute.read_processes",
     "compute.part",
     "compute.devices",
     "compute.hosts",

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from s5.seeds import numpy_generator
 from s5.types import BandStatistics, LabelSpace
@@ -45,6 +47,10 @@ class Batch:
     masks: torch.Tensor
     valid: torch.Tensor
     indices: list[int]
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory."""
+        return Batch(self.images.pin_memory(), self.masks.pin_memory(), self.valid.pin_memory(), self.indices)
 
 
 def read_batch(source: TileSource, indices: Sequence[int]) -> Batch:
@@ -138,6 +144,82 @@ def read_ahead(
         finally:
             for future in waiting:
                 future.cancel()
+
+
+@dataclass(frozen=True)
+class StepReader:
+    """Reads the batches of a step, one of each part; it can be sent to other processes.
+
+    Args:
+        parts: Tiles, and which of them a step takes.
+    """
+
+    parts: tuple[tuple[TileSource, Callable[[int], list[int]]], ...]
+
+    def __call__(self, step: int) -> tuple[Batch, ...]:
+        return tuple(read_batch(source, indices(step)) for source, indices in self.parts)
+
+
+def read_in_processes(
+    read: Callable[[int], T], steps: Sequence[int], *, processes: int, pin: bool = False
+) -> Iterator[T]:
+    """`read_ahead` in other processes, where Python's lock does not make readers wait for each other.
+
+    They start anew, so that importing PyTorch takes them a few seconds; `read` is sent to each of them, with a cache
+    of its own.
+
+    Args:
+        read: A `StepReader`; it is pickled.
+        processes: How many; each reads up to two steps ahead.
+        pin: Put the batches into page-locked memory, from which a GPU takes them without waiting.
+
+    Raises:
+        TypeError: `read` is no `StepReader`: what it holds may be a network, or cannot be pickled at all.
+    """
+    if not isinstance(read, StepReader):
+        raise TypeError(
+            f"{getattr(read, '__qualname__', read)} cannot read in other processes, only a StepReader can; "
+            "set compute.read_processes=0"
+        )
+    loader: DataLoader[Any] = DataLoader(
+        _Steps(read, steps),
+        batch_size=None,
+        num_workers=processes,
+        collate_fn=_as_it_is,
+        worker_init_fn=_leave_signals_to_the_parent,
+        multiprocessing_context="spawn",
+        pin_memory=pin,
+        generator=torch.Generator(),  # its seed is not taken from the global generator
+    )
+    for item in loader:
+        if isinstance(item, Exception):
+            raise item
+        yield item
+
+
+class _Steps(Dataset[Any], Generic[T]):
+    """What each step reads; an error is a value until it is raised in the process that asked."""
+
+    def __init__(self, read: Callable[[int], T], steps: Sequence[int]) -> None:
+        self._read, self._steps = read, steps
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __getitem__(self, place: int) -> T | Exception:
+        try:
+            return self._read(self._steps[place])
+        except Exception as error:
+            return error
+
+
+def _as_it_is(item: T) -> T:
+    return item
+
+
+def _leave_signals_to_the_parent(_: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the parent still wants what was read."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from s5.data.loader import Batch, StepSampler, read_batch
+from s5.data.loader import Batch, StepReader, StepSampler
 from s5.data.transforms import Normalizer, PhotometryConfig, augment_some
 from s5.detection.assignment import Targets, detection_loss
 from s5.detection.augmentation import BoxGeometryConfig, augment_boxes
@@ -99,6 +99,17 @@ class DetectorConfig:
         return LoopConfig(self.steps, self.validate_every, self.checkpoint_every, self.keep, self.log_every)
 
 
+@dataclass(frozen=True)
+class _OwnWindows:
+    """Which windows of a step a process reads: of each pool, as many as its sampler takes."""
+
+    pools: tuple[tuple[list[int], StepSampler], ...]
+    places: BatchPlaces
+
+    def __call__(self, step: int) -> list[int]:
+        return self.places.own_of([pool[i] for pool, sampler in self.pools for i in sampler.indices(step)])
+
+
 class DetectorTraining:
     """Batches of augmented windows and the detection loss: a `s5.engine.Method`."""
 
@@ -117,22 +128,19 @@ class DetectorTraining:
         self._normalizer = Normalizer(data.statistics, compute.device)
         with_objects = self.windows.with_objects()
         drawn = round(config.object_share * config.batch_size) if with_objects else 0
-        self._pools = [
+        pools = tuple(
             (pool, StepSampler(len(pool), number, seed=seed, stream=f"detector/{name}"))
             for name, pool, number in (
                 ("objects", with_objects, drawn),
                 ("all", list(range(len(self.windows))), config.batch_size - drawn),
             )
             if number > 0
-        ]
+        )
         self._places = BatchPlaces.of(config.batch_size, compute, "detection.train.batch_size")
+        self.read = StepReader(((self.windows.reader, _OwnWindows(pools, self._places)),))
         self.learner = Learner(
             model, config.optimizer, steps=config.steps, ema_decay=config.ema_decay, warm=False, compute=compute
         )
-
-    def read(self, step: int) -> tuple[Batch, ...]:
-        indices = [pool[i] for pool, sampler in self._pools for i in sampler.indices(step)]
-        return (read_batch(self.windows.reader, self._places.own_of(indices)),)
 
     def step(self, step: int, batches: tuple[Batch, ...]) -> Mapping[str, Tensor]:
         parts, found = self._places.parts, []
@@ -277,6 +285,8 @@ def train_detector(
         score_name="val_map50",
         log=log,
         read_threads=compute.read_threads,
+        read_processes=compute.read_processes,
+        pin=resolved.device.type == "cuda",
         group=resolved.group,
         profile_steps=compute.profile_steps,
     )

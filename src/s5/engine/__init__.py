@@ -1,6 +1,6 @@
 """The loop, checkpoints, precision and optimisers; it knows no algorithm."""
 
-from s5.engine.batches import BatchPlaces
+from s5.engine.batches import BatchPlaces, OwnTiles
 from s5.engine.checkpoint import Checkpoints
 from s5.engine.compute import Compute, ComputeConfig, release_freed_memory, resolve_compute
 from s5.engine.config import TrainingConfig
@@ -28,6 +28,7 @@ __all__ = [
     "LoopConfig",
     "Method",
     "OptimizerConfig",
+    "OwnTiles",
     "TrainResult",
     "TrainingConfig",
     "TuneConfig",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeVar
 
-from s5.data.loader import Batch
+from s5.data.loader import Batch, StepSampler
 from s5.engine.compute import Compute
 
 T = TypeVar("T")
@@ -53,3 +53,14 @@ class BatchPlaces:
         return Batch(
             batch.images[start:stop], batch.masks[start:stop], batch.valid[start:stop], batch.indices[start:stop]
         )
+
+
+@dataclass(frozen=True)
+class OwnTiles:
+    """Which tiles of a step a process reads."""
+
+    sampler: StepSampler
+    places: BatchPlaces
+
+    def __call__(self, step: int) -> list[int]:
+        return self.places.own_of(self.sampler.indices(step))

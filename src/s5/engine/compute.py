@@ -31,6 +31,7 @@ class ComputeConfig:
         cache_mb: Memory for decoded tiles of one reader, in MiB.
         part: Which part of the work this process does, such as ``"3/16"``, where it is done in parts; None does all.
         read_threads: Threads that read the tiles of training steps ahead.
+        read_processes: Processes that do it instead, each with a cache of `cache_mb`; 0 leaves it to the threads.
         accumulate: Parts in which a process computes its share of a batch, one after another: less memory, the same
             batch. Batch norm sees one part at a time.
         devices: Processes on each host: GPUs, or parts of a CPU.
@@ -50,6 +51,7 @@ class ComputeConfig:
     part: str | None = None
     cache_mb: int = 256
     read_threads: int = 1
+    read_processes: int = 0
     accumulate: int = 1
     devices: int = 1
     hosts: int = 1
@@ -76,7 +78,7 @@ class ComputeConfig:
         share_of(self.part)
         if self.device != "auto" and self.device.split(":")[0] not in ("cpu", "cuda"):
             raise ValueError(f"compute.device: expected 'auto', 'cpu', 'cuda' or 'cuda:N', got {self.device!r}")
-        for name in ("threads", "cache_mb", "restarts", "profile_steps"):
+        for name in ("threads", "cache_mb", "read_processes", "restarts", "profile_steps"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 0:
                 raise ValueError(f"compute.{name}: expected a whole number of at least 0, got {value!r}")

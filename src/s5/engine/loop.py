@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from s5.data.loader import Batch, read_ahead
+from s5.data.loader import Batch, read_ahead, read_in_processes
 from s5.engine.checkpoint import Checkpoints
 from s5.engine.gauge import Gauge
 from s5.engine.group import ALONE, Group
@@ -38,8 +38,10 @@ class Interrupted(Exception):
 class Method(Protocol):
     """An algorithm, as the loop sees it."""
 
-    def read(self, step: int) -> tuple[Batch, ...]:
-        """The batches of `step`, read on a thread ahead of time; must depend on the step alone."""
+    @property
+    def read(self) -> Callable[[int], tuple[Batch, ...]]:
+        """Gives the batches of a step, which are read ahead of time, on a thread or, where it is a
+        `s5.data.loader.StepReader`, in another process; they depend on the step alone."""
         ...
 
     def step(self, step: int, batches: tuple[Batch, ...]) -> Mapping[str, torch.Tensor]:
@@ -118,6 +120,8 @@ def fit(
     validate: Callable[[nn.Module], float] | None = None,
     log: LogFn = log_nothing,
     read_threads: int = 1,
+    read_processes: int = 0,
+    pin: bool = False,
     score_name: str = "val_miou",
     group: Group = ALONE,
     profile_steps: int = 0,
@@ -138,6 +142,8 @@ def fit(
             in another process holds all of them. Speed and memory go there too, and nowhere else: a history is the same
             on any machine.
         read_threads: Threads that read batches ahead; the result does not depend on it.
+        read_processes: Processes that do it instead, if any.
+        pin: Put what they read into page-locked memory.
         score_name: What the score is called in the history.
         group: The processes that train together.
         profile_steps: Steps of which `torch.profiler` writes a trace into the folder ``traces`` beside `folder`.
@@ -158,7 +164,10 @@ def fit(
     gauge = Gauge(method.images_per_step())
     with _stop_requested() as stop, tracing(profile_steps, trace) as tracer:
         steps = range(start, config.steps)
-        reading = read_ahead(method.read, steps, depth=max(2, read_threads), threads=read_threads)
+        if read_processes:
+            reading = read_in_processes(method.read, steps, processes=read_processes, pin=pin)
+        else:
+            reading = read_ahead(method.read, steps, depth=max(2, read_threads), threads=read_threads)
         numbered = enumerate(gauge.waiting(reading), start)
         shown = progress(numbered, name, initial=start, total=config.steps) if group.is_first else numbered
         for step, read in shown:

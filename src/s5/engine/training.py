@@ -159,6 +159,8 @@ def train_network(
         validate=validator(data, resolved, batch_size=val_batch_size),
         log=log,
         read_threads=compute.read_threads,
+        read_processes=compute.read_processes,
+        pin=resolved.device.type == "cuda",
         group=resolved.group,
         profile_steps=compute.profile_steps,
     )

@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 
-from s5.data.loader import Batch, SegmentationData, StepSampler, TileSource, count_classes, read_batch
+from s5.data.loader import Batch, SegmentationData, StepReader, StepSampler, TileSource, count_classes
 from s5.data.transforms import Normalizer, augment_geometry, augment_some
 from s5.engine import (
     BatchPlaces,
     Compute,
     ComputeConfig,
     Learner,
+    OwnTiles,
     TrainingConfig,
     TrainResult,
     launchable,
@@ -62,17 +63,15 @@ class Supervised:
     ) -> None:
         self.config, self.compute, self.labels = config, compute, labels
         self.seed, self.stream = seed, stream
-        self._source, self._normalizer = source, normalizer
+        self._normalizer = normalizer
         self._places = BatchPlaces.of(config.batch_size, compute, f"{stream}.batch_size")
-        self._sampler = StepSampler(len(source), config.batch_size, seed=seed, stream=f"{stream}/labeled")
+        sampler = StepSampler(len(source), config.batch_size, seed=seed, stream=f"{stream}/labeled")
+        self.read = StepReader(((source, OwnTiles(sampler, self._places)),))
         counts = count_classes(source, labels.num_classes)
         self._class_weights = balanced_weights(counts.tolist(), config.class_balance).to(compute.device)
         self.learner = Learner(
             model, config.optimizer, steps=config.steps, ema_decay=config.ema_decay, warm=warm, compute=compute
         )
-
-    def read(self, step: int) -> tuple[Batch, ...]:
-        return (read_batch(self._source, self._places.own_of(self._sampler.indices(step))),)
 
     def step(self, step: int, batches: tuple[Batch, ...]) -> Mapping[str, torch.Tensor]:
         parts, losses = self._places.parts, []

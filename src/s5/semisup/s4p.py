@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
-from s5.data.loader import Batch, SegmentationData, StepSampler, TileSource, count_classes, read_batch
+from s5.data.loader import Batch, SegmentationData, StepReader, StepSampler, TileSource, count_classes
 from s5.data.transforms import Normalizer, augment_geometry, augment_some
 from s5.engine import (
     BatchPlaces,
     Compute,
     ComputeConfig,
     Learner,
+    OwnTiles,
     TrainingConfig,
     TrainResult,
     launchable,
@@ -111,12 +112,13 @@ class S4P:
     ) -> None:
         self.config, self.compute, self.labels = config, compute, labels
         self.seed, self.stream = seed, stream
-        self._labeled, self._unlabeled, self._normalizer = labeled, unlabeled, normalizer
+        self._normalizer = normalizer
         self._labeled_places = BatchPlaces.of(config.batch_size, compute, f"{stream}.batch_size")
         self._unlabeled_places = BatchPlaces.of(config.unlabeled_batch_size, compute, f"{stream}.unlabeled_batch_size")
-        self._labeled_sampler = StepSampler(len(labeled), config.batch_size, seed=seed, stream=f"{stream}/labeled")
-        self._unlabeled_sampler = StepSampler(
-            len(unlabeled), config.unlabeled_batch_size, seed=seed, stream=f"{stream}/unlabeled"
+        pairs = StepSampler(len(labeled), config.batch_size, seed=seed, stream=f"{stream}/labeled")
+        alone = StepSampler(len(unlabeled), config.unlabeled_batch_size, seed=seed, stream=f"{stream}/unlabeled")
+        self.read = StepReader(
+            ((labeled, OwnTiles(pairs, self._labeled_places)), (unlabeled, OwnTiles(alone, self._unlabeled_places)))
         )
         counts = count_classes(labeled, labels.num_classes)
         self._class_weights = balanced_weights(counts.tolist(), config.class_balance).to(compute.device)
@@ -127,12 +129,6 @@ class S4P:
         self._labeler = PseudoLabeler(counting, labels.num_classes, device=compute.device, pool=compute.group.pool)
         self._method = _step_method(config)
         self._watch = CollapseWatch(labels.classes)
-
-    def read(self, step: int) -> tuple[Batch, ...]:
-        return (
-            read_batch(self._labeled, self._labeled_places.own_of(self._labeled_sampler.indices(step))),
-            read_batch(self._unlabeled, self._unlabeled_places.own_of(self._unlabeled_sampler.indices(step))),
-        )
 
     def step(self, step: int, batches: tuple[Batch, ...]) -> Mapping[str, torch.Tensor]:
         labeled, unlabeled = self._labeled_places, self._unlabeled_places

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s5.data.loader import StepSampler, iterate_tiles, read_ahead, read_batch
+from s5.data.loader import StepReader, StepSampler, iterate_tiles, read_ahead, read_batch, read_in_processes
 
 
 class Numbers:
@@ -89,6 +89,34 @@ def test_an_error_in_the_reading_thread_surfaces() -> None:
 
     with pytest.raises(OSError, match="tile 0 is gone"):
         list(read_ahead(read, range(3), depth=2))
+
+
+class Indices:
+    """Tiles `step` and `step + 1`; nothing of step 3 can be read."""
+
+    def __call__(self, step: int) -> list[int]:
+        if step == 3:
+            raise OSError("tile 3 is gone")
+        return [step, step + 1]
+
+
+def test_processes_read_what_one_thread_reads_and_say_what_is_wrong() -> None:
+    read = StepReader(((Numbers(9), Indices()), (Numbers(9, np.uint16), Indices())))
+    before = torch.get_rng_state()
+    reading = read_in_processes(read, range(1, 5), processes=2)
+    for step in (1, 2):
+        for batch, expected in zip(next(reading), read(step), strict=True):
+            assert batch.indices == expected.indices
+            assert torch.equal(batch.images, expected.images) and torch.equal(batch.masks, expected.masks)
+            assert torch.equal(batch.valid, expected.valid)
+    with pytest.raises(OSError, match=r"^tile 3 is gone$"):
+        next(reading)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_what_cannot_be_sent_to_another_process() -> None:
+    with pytest.raises(TypeError, match=r"read_processes=0"):
+        next(read_in_processes(lambda step: step, range(3), processes=1))
 
 
 @pytest.mark.parametrize(

@@ -124,14 +124,15 @@ def differ(one: dict[str, Any], other: dict[str, Any], *, only: set[str]) -> Non
     assert {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)} == only
 
 
-def test_the_number_of_reading_threads_changes_nothing(tiny_data: SegmentationData, tmp_path: Path) -> None:
+def test_who_reads_changes_nothing(tiny_data: SegmentationData, tmp_path: Path) -> None:
     kwargs = arguments(tiny_data, 8)
-    results = [
-        pretrain_s4p(**{**kwargs, "compute": replace(CPU, read_threads=threads)}, project=tmp_path / str(threads))
-        for threads in (1, 3)
+    one, *others = [
+        pretrain_s4p(**{**kwargs, "compute": replace(CPU, **readers)}, project=tmp_path / str(readers))
+        for readers in ({"read_threads": 1}, {"read_threads": 3}, {"read_processes": 2})
     ]
-    assert results[0].pointer == results[1].pointer
-    assert repr(results[0].history) == repr(results[1].history)
+    for other in others:
+        assert other.pointer == one.pointer
+        assert repr(other.history) == repr(one.history)
 
 
 def test_a_run_begun_elsewhere_keeps_its_precision_and_how_often_it_is_saved_may_change(
