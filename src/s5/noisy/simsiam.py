@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s5.data.loader import Batch, SegmentationData, StepSampler, TileSource, read_batch
+from s5.data.loader import Batch, SegmentationData, StepReader, StepSampler, TileSource
 from s5.data.transforms import GeometryConfig, Normalizer, PhotometryConfig, augment_geometry, augment_photometry
 from s5.engine import (
     BatchPlaces,
@@ -24,6 +24,7 @@ from s5.engine import (
     Learner,
     LoopConfig,
     OptimizerConfig,
+    OwnTiles,
     TrainResult,
     TuneConfig,
     launchable,
@@ -121,17 +122,15 @@ class SimSiam:
         stream: str,
     ) -> None:
         self.config, self.compute, self.seed, self.stream = config, compute, seed, stream
-        self._source, self._normalizer = source, normalizer
+        self._normalizer = normalizer
         self._places = BatchPlaces.of(config.batch_size, compute, f"{stream}.batch_size")
-        self._sampler = StepSampler(len(source), config.batch_size, seed=seed, stream=f"{stream}/tiles")
+        sampler = StepSampler(len(source), config.batch_size, seed=seed, stream=f"{stream}/tiles")
+        self.read = StepReader(((source, OwnTiles(sampler, self._places)),))
         model.freeze("neck", "decoder", "head")
         network = SiameseNetwork(model, config.width, config.bottleneck).to(compute.device)
         self.learner = Learner(
             network, config.optimizer, steps=config.steps, ema_decay=config.ema_decay, warm=False, compute=compute
         )
-
-    def read(self, step: int) -> tuple[Batch, ...]:
-        return (read_batch(self._source, self._places.own_of(self._sampler.indices(step))),)
 
     def step(self, step: int, batches: tuple[Batch, ...]) -> Mapping[str, Tensor]:
         parts, losses = self._places.parts, []
