@@ -13,6 +13,7 @@ import torch
 from timm.models import group_parameters
 from torch import nn
 
+from s5.models.encoders import SLIM_ENCODERS
 from s5.models.lora import name_without_lora
 
 _AFTER = "."  # no parameter has this name: it is grouped as what a matcher does not know
@@ -145,9 +146,10 @@ def _depths(name: str, body: Any, parameters: Sequence[str], options: Mapping[st
 
 def _whole_network(name: str, options: Mapping[str, Any]) -> Any:
     """The timm network before it was taken apart, without memory for its weights; None if timm has none such."""
+    name, slim = SLIM_ENCODERS.get(name, (name, {}))
     if not timm.is_model(name):
         return None
-    kept = {key: value for key, value in options.items() if key not in _OF_WRAPPERS}
+    kept = {key: value for key, value in {**slim, **options}.items() if key not in _OF_WRAPPERS}
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         return timm.create_model(name, pretrained=False, **kept)
 

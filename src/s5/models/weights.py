@@ -89,9 +89,9 @@ def load_weights(
     if tasks:
         alone = len(parts.heads) == 1  # one data set's decoder starts them all
         for name in tasks:
-            only = next(iter(parts.heads), "") if alone else name
-            wanted[f"decoders.{name}."] = parts.decoders.get(only, {})
-            wanted[f"heads.{name}."] = parts.heads.get(only, {})
+            theirs = next(iter(parts.heads), "") if alone else name
+            wanted[f"decoders.{name}."] = parts.decoders.get(theirs, {})
+            wanted[f"heads.{name}."] = parts.heads.get(theirs, {})
         for what in parts.heads.keys() - set(tasks) if not alone else ():
             count = len(parts.decoders.get(what, {})) + len(parts.heads[what])
             report.leave(f"data set {what}", "the network has no such data set", count)
