@@ -23,7 +23,7 @@ GROUPS = {
     "quality": "s5.selection:QualityConfig",
     "diversity_sampling": "s5.selection:SamplingConfig",
     "s4p": "s5.semisup:S4PConfig",
-    "finetune": "s5.finetuning:SupervisedConfig",
+    "finetune": "s5_kedro.pipelines.finetune.config:FinetuneParameters",
     "training_plan": "s5.engine.planning:PlanConfig",
     "ablation": "s5_kedro.pipelines.ablation.config:AblationConfig",
     "detection": "s5.detection.config:DetectionConfig",

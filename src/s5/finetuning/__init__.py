@@ -1,5 +1,13 @@
-"""Supervised training on labelled tiles: the seed model, the fair baseline and fine-tuning."""
+"""Training on labelled tiles: the seed model, the fair baseline, and fine-tuning with what is taken over."""
 
-from s5.finetuning.supervised import SupervisedConfig, train_supervised
+from s5.finetuning.supervised import FinetuneConfig, SupervisedConfig, finetune, train_supervised
+from s5.finetuning.transfer import TransferConfig, transfer_weights
 
-__all__ = ["SupervisedConfig", "train_supervised"]
+__all__ = [
+    "FinetuneConfig",
+    "SupervisedConfig",
+    "TransferConfig",
+    "finetune",
+    "train_supervised",
+    "transfer_weights",
+]
