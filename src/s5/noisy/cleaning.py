@@ -185,8 +185,11 @@ def _from_step(log: LogFn, first: int) -> LogFn:
 
 
 def _groups(noisy: pd.DataFrame) -> list[str]:
-    group = noisy["group"].fillna("") if "group" in noisy else [""] * len(noisy)
-    return [str(own) if own else str(image) for own, image in zip(group, noisy["image"], strict=True)]
+    """What must be in one fold: an image, with all others of its group where it belongs to one group alone."""
+    images = noisy["image"].astype(str)
+    groups = noisy["group"].fillna("").astype(str) if "group" in noisy else images
+    alone = groups.groupby(images).transform("nunique") == 1
+    return [group if own and group else image for image, group, own in zip(images, groups, alone, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -218,7 +221,7 @@ def _corrected(
 
     def batches(name: str) -> Iterator[tuple[Batch, Tensor]]:
         found = map_tiles(probabilities, reader, batch_size=config.batch_size, compute=compute)
-        yield from progress(found, name, total=-(-len(reader) // config.batch_size), unit="batch")
+        yield from progress(found, name, total=-(-len(reader) // config.batch_size), unit="part")
 
     thresholds = ClassThresholds(data.labels.num_classes)
     for batch, prob in batches("thresholds"):

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 import torch
@@ -22,7 +23,7 @@ from s5.noisy import (
     confident_labels,
     noisy_tiles,
 )
-from s5.noisy.cleaning import cleaning_report, fold_of
+from s5.noisy.cleaning import _groups, cleaning_report, fold_of
 
 IGNORE = 255
 
@@ -89,12 +90,18 @@ def test_noisy_tiles_are_cleaned_on_their_own_grid(tiny_data: SegmentationData, 
     report = cleaning_report(cleaned, tiny_data, folder=tmp_path / "maps")
     assert cleaned["tile_id"].tolist() == rows["tile_id"].tolist() and set(cleaned["fold"]) == {0, 1}
     assert report["before"]["agreement"] == pytest.approx(found["agreement"])
+    assert report["after"]["pixels"] == report["before"]["pixels"] == found["pixels"]
     assert report["changed"] == pytest.approx(100 * cleaned["changed"].mean(), abs=0.01)
     for row in cleaned.itertuples():
         with rasterio.open(row.image) as image, rasterio.open(row.mask) as labels:
             assert (labels.crs, labels.transform, labels.shape) == (image.crs, image.transform, image.shape)
         with rasterio.open(row.confidence) as percent, rasterio.open(row.noisy_mask) as before:
             assert np.array_equal(percent.read(1) == 0, before.read(1) == IGNORE) and percent.read(1).max() <= 100
+
+
+def test_an_image_that_lies_in_several_groups_stays_in_one_fold() -> None:
+    table = pd.DataFrame({"image": [*"aabbccdd"], "group": ["1", "2", "3", "3", "3", "3", "", ""]})
+    assert _groups(table) == ["a", "a", "3", "3", "3", "3", "d", "d"]
 
 
 @pytest.mark.parametrize("options", [{"folds": 1}, {"margin": 1.0}, {"batch_size": 0}])

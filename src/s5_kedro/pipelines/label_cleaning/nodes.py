@@ -50,4 +50,5 @@ def clean_labels(
             cleaned, segmentation_data(tile_manifest, band_statistics, label_space, compute), folder=folder
         )
         log(cleaning.report_metrics(report), config.folds * noisy["steps"])
-    return cleaned, report
+    made = ["mask", "noisy_mask", "confidence", "fold", "changed"]
+    return noisy_manifest.assign(**{column: cleaned[column].to_numpy() for column in made}), report
