@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from s5_kedro.project import find_file, project_root
+from s5_kedro.project import find_file, newest_model, project_root
 
 _WEIGHTS = (".safetensors", ".pth", ".pt")
 
@@ -15,7 +15,7 @@ def start_pointer(path: str | None, trained: Mapping[str, Any] | None) -> dict[s
     """The pointer to start from.
 
     Args:
-        path: `finetune.init`.
+        path: `finetune.init`: a file, or the name of a trained model of the catalog, such as ``"noisy_model"``.
         trained: The pointer of the catalog's `s4p_model`, used where there is no `path`.
 
     Raises:
@@ -30,7 +30,7 @@ def start_pointer(path: str | None, trained: Mapping[str, Any] | None) -> dict[s
         return dict(trained)
     from s5.files import sha256_of
 
-    found = find_file(path)
+    found = newest_model(path) or find_file(path)
     if found is None or not found.is_file():
         raise FileNotFoundError(
             f"finetune.init: there is no file {path}; expected a pointer (.json) or weights (.safetensors, .pth), "

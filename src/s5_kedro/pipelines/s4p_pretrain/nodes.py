@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from s5_kedro.parameters import configure
-from s5_kedro.project import find_file, project_root
+from s5_kedro.project import find_file, newest_model, project_root
 from s5_kedro.records import segmentation_data
 from s5_kedro.tracking import MetricsLog
 
@@ -73,10 +73,10 @@ def weights_file(init: str) -> Path:
     Raises:
         FileNotFoundError: there is none.
     """
-    found = find_file(init)
+    found = newest_model(init) or find_file(init)
     if found is None or not found.is_file():
         raise FileNotFoundError(
-            f"s4p.init: there is no file {init}; expected 'seed_model', null, a model pointer (.json) or weights "
-            "(.safetensors) in the project folder"
+            f"s4p.init: there is no file {init}; expected 'seed_model', null, another trained model such as "
+            "'noisy_model', or a model pointer (.json) or weights (.safetensors) in the project folder"
         )
     return found
