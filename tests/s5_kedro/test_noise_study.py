@@ -28,8 +28,9 @@ def parameters() -> dict[str, Any]:
         OmegaConf.merge(*found, yaml.safe_load((CONF / "test/parameters.yml").read_text()))
     )
     merged["finetune"]["augmentation"]["crop"] = 32
+    merged["finetune"] |= {"steps": 1, "validate_every": 0, "checkpoint_every": 0}
     merged["ablation"] |= {"study": "noise", "seeds": 1}
-    merged["ablation"]["noise"] |= {"kinds": "symmetric:0.3+card", "steps": 2, "batch_size": 2, "cuts": 2}
+    merged["ablation"]["noise"] |= {"kinds": "symmetric:0.3+card", "steps": 2, "batch_size": 2, "cuts": 1}
     return merged
 
 
@@ -61,10 +62,10 @@ def test_every_start_is_looked_at_and_fine_tuned_alike_and_once(
 ) -> None:
     runs, layers = study.tables([0])
     ways = runs[~runs["arm"].isin(["random", "supervised"])].groupby("arm")[["taken", "mode"]].apply(len)
-    # at two depths of the encoder and at all but the head, trained on and frozen; SimSiam has no decoder
-    assert ways.to_dict() == {"simsiam": 4, "clean": 6, "symmetric:0.3": 6, "card": 6}
+    # of the encoder and of all but the head, trained on and frozen; SimSiam has no decoder
+    assert ways.to_dict() == {"simsiam": 2, "clean": 4, "symmetric:0.3": 4, "card": 4}
     steps = runs.set_index("arm")["steps"]
-    assert steps["random"] == 3 and set(steps.drop("random")) == {5}  # 2 of pretraining and 3 of fine-tuning
+    assert steps["random"] == 1 and set(steps.drop("random")) == {3}  # 2 of pretraining and 1 of fine-tuning
     rates = runs.groupby("arm")["noise_rate"].first()
     assert rates["clean"] == 0 and rates["card"] == pytest.approx(0.25)
     assert rates["symmetric:0.3"] == pytest.approx(0.3, abs=0.02)
@@ -83,7 +84,7 @@ def test_every_start_is_looked_at_and_fine_tuned_alike_and_once(
     pd.testing.assert_frame_equal(again[0], runs)
     values = parameters()["ablation"]
     table = compare_arms(runs, values, 0)
-    assert set(table["taken"]) == {"layer 2", "encoder", "all but head"}
+    assert set(table["taken"]) == {"encoder", "all but head"}
     encoder = table[(table["taken"] == "encoder") & (table["mode"] == "frozen")].set_index("arm")
     wanted = runs[runs["taken"] == "encoder"].set_index(["arm", "mode"])["miou"]
     assert encoder.loc["card", "mean"] == wanted["card", "frozen"]
@@ -101,6 +102,15 @@ def test_scenes_are_corrupted_whole_and_the_same_for_the_same_seed(study: NoiseS
     assert set(data.manifest["split"]) == {"labeled", "val", "test"}  # the few clean tiles have no part in pretraining
 
 
+def test_depths_are_evenly_spaced_and_end_with_the_encoder(study: NoiseStudy) -> None:
+    finer = parameters()
+    finer["ablation"]["noise"]["cuts"] = 4  # of the four layers of the network
+    cuts = NoiseStudy(study.data, finer, study.project)._cuts
+    assert list(cuts) == ["layer 1", "layer 2", "layer 3", "encoder", "all but head"]
+    assert [cut.get("encoder_layers") for cut in cuts.values()] == [1, 2, 3, None, None]
+    assert {cut["head"] for cut in cuts.values()} == {"retrained"}
+
+
 def test_noises_beside_it_leave_a_run_as_it_is(study: NoiseStudy) -> None:
     more, longer = parameters(), parameters()
     more["ablation"]["noise"]["kinds"] = "symmetric:0.3+symmetric:0.6"
@@ -116,6 +126,7 @@ def test_noises_beside_it_leave_a_run_as_it_is(study: NoiseStudy) -> None:
         ({"kinds": "symmetric"}, "kinds"),
         ({"kinds": "symmetric:2"}, "kinds"),
         ({"kinds": "fog:0.2"}, "kinds"),
+        ({"kinds": "coarse:0.3"}, "kinds"),
         ({"kinds": "card+card"}, "kinds"),
         ({"steps": 0}, "steps"),
         ({"ridge": 0}, "ridge"),

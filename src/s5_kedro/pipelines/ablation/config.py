@@ -16,8 +16,9 @@ class NoiseStudyConfig:
     """What the study `noise` pretrains on, and how deep it looks.
 
     Args:
-        kinds: Noisy labels to pretrain on, joined by ``+``: a noise model and its rate as ``symmetric:0.4``
-            (`s5.noisy.CorruptionConfig`), or ``card``, the masks of the card's split ``noisy`` as they are.
+        kinds: Noisy labels to pretrain on, joined by ``+``: a noise model and its rate as ``symmetric:0.4``, or
+            ``coarse`` and its block in pixels as ``coarse:16`` (`s5.noisy.CorruptionConfig`); or ``card``, the masks of
+            the card's split ``noisy`` as they are.
         split: The tiles to pretrain on; their masks are taken as clean, and corrupted.
         steps: Optimiser steps of each pretraining.
         batch_size: Tiles in a step of pretraining.
@@ -61,13 +62,13 @@ class NoiseStudyConfig:
         """
         from s5.noisy import CorruptionConfig
 
-        kind, _, rate = name.partition(":")
+        kind, _, size = name.partition(":")
         try:
-            return CorruptionConfig(kind=kind, rate=float(rate))
+            return CorruptionConfig(kind, block=int(size)) if kind == "coarse" else CorruptionConfig(kind, float(size))
         except ValueError as error:
             raise ValueError(
                 f"noise.kinds: {name!r} is no noise ({error}); expected a noise model and its rate as symmetric:0.4, "
-                f"or {CARD}"
+                f"coarse and its block in pixels as coarse:16, or {CARD}"
             ) from error
 
 
