@@ -30,7 +30,7 @@ class NoiseStudyConfig:
 
     kinds: str = "symmetric:0.3+symmetric:0.6+shift:0.3+card"
     split: str = "unlabeled"
-    steps: int = 150
+    steps: int = 400
     batch_size: int = 8
     lr: float = 5e-4
     cuts: int = 2
