@@ -17,7 +17,7 @@ from s5.engine import (
     ComputeConfig,
     Learner,
     OwnTiles,
-    TrainingConfig,
+    StageConfig,
     TrainResult,
     launchable,
     train_network,
@@ -36,11 +36,11 @@ from s5.types import LabelSpace, LogFn, log_nothing
 
 
 @dataclass(frozen=True)
-class NoisyConfig(TrainingConfig):
+class NoisyConfig(StageConfig):
     """Supervised training whose loss bears wrong labels.
 
     Args:
-        loss: The loss; it stands in for `labeled_loss`, which must be left at ``"ce"``.
+        loss: The loss.
         smoothing: Labels that leave room for doubt.
         selection: Weights of pixels by how far the network believes their label.
     """
@@ -51,10 +51,6 @@ class NoisyConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.labeled_loss != "ce" or self.class_balance:
-            raise ValueError(
-                "labeled_loss, class_balance: noisy labels have losses of their own; set loss.name instead"
-            )
         if self.loss.name in ("dice", "gce") and (self.smoothing.prior or self.smoothing.uniform):
             raise ValueError(
                 f"smoothing: {self.loss.name} takes one class a pixel; set smoothing.prior and uniform to 0, or take ce"
