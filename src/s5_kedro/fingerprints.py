@@ -44,6 +44,8 @@ _OF_THE_MACHINE = {
     "diversity_sampling.workers",
 }
 _SEVERAL = "params:multi_finetune.datasets"
+# Parameters that name models by path, which then take the place of the catalog's.
+_GIVEN_MODELS = (("evaluation", "models"), ("scene", "model"), ("finetune", "init"))
 _OF_CHECKPOINTS = (".checkpoint_every", ".keep")
 
 
@@ -126,7 +128,7 @@ def changes_results(key: str) -> bool:
 def read_inputs(node: Node, catalog: CatalogProtocol) -> set[str]:
     """The artefacts that a node really reads: models given by path take the place of the catalog's."""
     names = {name for name in node.inputs if isinstance(_dataset(catalog, name), AtomicDataset)}
-    if _given(node, catalog, "evaluation", "models") or _given(node, catalog, "scene", "model"):
+    if any(_given(node, catalog, *key) for key in _GIVEN_MODELS):
         names = {name for name in names if not name.endswith("_model")}
     return names
 

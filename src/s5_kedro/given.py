@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from s5_kedro.project import find_file, project_root
+from s5_kedro.project import find_file, newest_model, project_root
 
 
 def given_model(parameter: str, path: str, *, also: Sequence[str] = ()) -> dict[str, Any]:
@@ -14,13 +14,14 @@ def given_model(parameter: str, path: str, *, also: Sequence[str] = ()) -> dict[
 
     Args:
         parameter: Name, for messages.
-        path: Of a model pointer (.json) or weights (.safetensors), absolute or relative to the project.
+        path: Of a model pointer (.json) or weights (.safetensors), absolute or relative to the project; or the name of
+            a trained model of the catalog, such as ``"noisy_model"``, whose newest version it is then.
         also: Suffixes of further kinds of weights.
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, or it is neither a pointer nor weights.
     """
-    found = find_file(path)
+    found = newest_model(path) or find_file(path)
     kinds = ", ".join((".safetensors", *also))
     if found is None or not found.is_file():
         raise FileNotFoundError(

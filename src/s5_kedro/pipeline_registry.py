@@ -24,6 +24,9 @@ _UPSTREAM: dict[str, tuple[str, ...]] = {
     "multi_finetune": (),
     # No training upstream: a finished model is evaluated on any card; a missing one is a clear error.
     "evaluation": ("ingestion",),
+    "noisy_labels": ("ingestion",),
+    "noisy_pretrain": ("noisy_labels",),
+    "label_cleaning": ("noisy_labels",),
     "ablation": ("ingestion",),
     # No training upstream either; in the whole chain it maps a test image with the model that was just fine-tuned.
     "scene_inference": (),

@@ -28,6 +28,12 @@ def find_file(path: str | Path) -> Path | None:
     return next((candidate.resolve() for candidate in candidates if candidate.exists()), None)
 
 
+def newest_model(name: str) -> Path | None:
+    """The newest version of a model pointer of the catalog, by name, such as ``"noisy_model"``; None without one."""
+    found = (project_root() / "data" / "06_models" / f"{name}.json").glob(f"*/{name}.json")
+    return max(found, default=None)
+
+
 def find_card(dataset: str) -> Path:
     """The dataset card of a run; the demo world is generated on its first use.
 

@@ -47,3 +47,12 @@ def segmentation_data(
         tile_size=int(label_space["tile_size"]),
         cache_mb=int(compute["cache_mb"]),
     )
+
+
+def with_noisy(tile_manifest: pd.DataFrame, noisy_manifest: pd.DataFrame) -> pd.DataFrame:
+    """The tiles that noisy labels are trained on, and those to validate on."""
+    import pandas as pd
+
+    val = tile_manifest[tile_manifest["split"] == "val"]
+    columns = [column for column in tile_manifest.columns if column in noisy_manifest.columns]
+    return pd.DataFrame(pd.concat([val[columns], noisy_manifest[columns]], ignore_index=True))

@@ -55,13 +55,13 @@ def test_every_arm_has_the_same_budget_and_steps_and_is_run_once(study, monkeypa
     assert runs["model"].nunique() == 3
     assert runs["miou"].between(0, 100).all()
     assert list(runs.filter(like="iou_")) == ["iou_roof", "iou_tree", "iou_lake"]
-    monkeypatch.setattr(SelectionStudy, "_scores", lambda *_: pytest.fail("was run again"))
+    monkeypatch.setattr(SelectionStudy, "scores", lambda *_: pytest.fail("was run again"))
     again = SelectionStudy(study.data, parameters(), study.project)
     assert [again.run(arm, 0) for arm in arms] == rows
     values = {**parameters()["ablation"], "arms": "random+s5:uniform"}
     table = compare_arms(runs, values, 0)
     assert table["arm"].tolist() == arms
-    assert plot_ablation(runs, table, values).axes
+    assert plot_ablation(runs, table, pd.DataFrame(), values).axes
 
 
 def test_the_pool_of_an_arm_is_that_of_its_strategy(study):

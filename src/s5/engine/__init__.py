@@ -3,7 +3,7 @@
 from s5.engine.batches import BatchPlaces, OwnTiles
 from s5.engine.checkpoint import Checkpoints
 from s5.engine.compute import Compute, ComputeConfig, release_freed_memory, resolve_compute
-from s5.engine.config import TrainingConfig
+from s5.engine.config import StageConfig, TrainingConfig
 from s5.engine.ema import EMA
 from s5.engine.evaluation import evaluate_model, predict_batches
 from s5.engine.group import Group, joined_group
@@ -37,6 +37,7 @@ __all__ = [
     "Method",
     "OptimizerConfig",
     "OwnTiles",
+    "StageConfig",
     "TrainResult",
     "TrainingConfig",
     "TuneConfig",

@@ -123,6 +123,7 @@ def train_network(
     val_batch_size: int,
     log: LogFn,
     inputs: Mapping[str, Any] | None = None,
+    adopt: Callable[[SegmentationModel, Path], None] | None = None,
 ) -> TrainResult:
     """Train a network by `method`, keep the best weights on ``val`` (the last without one) and point to them.
 
@@ -134,13 +135,17 @@ def train_network(
         tune: What of the network is trained; the weights kept are plain ones in any case.
         labeled_per_step: Labelled images that one step sees, over all processes.
         inputs: What the result depends on beside settings and data; part of the run key.
+        adopt: How a network with a random start takes over the weights of `init`, which it gets as a file; None takes
+            them all, which must be of the same network.
     """
     settings = {"model": asdict(model), **settings, "seed": seed}
     before = init or {}
     inputs = {"data": data.fingerprint(), "init": before.get("sha256"), **(inputs or {})}
     stage = project / "data" / "06_models" / name
     folder, resolved = run_folder(stage, settings, inputs, compute)
-    network = start_model(model, data, seed=seed, project=project, init=init)
+    network = start_model(model, data, seed=seed, project=project, init=init if adopt is None else None)
+    if adopt is not None and init is not None:
+        adopt(network, open_pointer(dict(init), project))
     if tune.what != "all" and init is None and model.encoder_weights is None:
         logger.warning("%s: tune.what=%s trains on a random encoder; give model.encoder_weights.", name, tune.what)
     apply_tuning(network, tune)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from s5.data.loader import Batch, SegmentationData, StepReader, TileSource
 from s5.data.transforms import Normalizer
 from s5.engine import Compute, ComputeConfig, Learner, TrainingConfig, TrainResult, launchable, train_network
 from s5.finetuning.labeled import LabeledTiles
+from s5.finetuning.transfer import TransferConfig, transfer_weights
 from s5.models import ModelConfig, SegmentationModel
 from s5.types import LabelSpace, LogFn, log_nothing
 
@@ -20,6 +21,17 @@ from s5.types import LabelSpace, LogFn, log_nothing
 @dataclass(frozen=True)
 class SupervisedConfig(TrainingConfig):
     """Supervised training: nothing beside what every stage is told."""
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(SupervisedConfig):
+    """Supervised training from trained weights.
+
+    Args:
+        transfer: What is taken over from them.
+    """
+
+    transfer: TransferConfig = field(default_factory=TransferConfig)
 
 
 class Supervised:
@@ -93,13 +105,61 @@ def train_supervised(
         ValueError: there are no labelled tiles, or `init` is of another network.
         Interrupted: the process was asked to stop; run again to go on.
     """
+    return _train(data, model, config, compute, name=name, project=project, seed=seed, init=init, log=log)
+
+
+@launchable
+def finetune(
+    data: SegmentationData,
+    model: ModelConfig,
+    config: FinetuneConfig,
+    compute: ComputeConfig,
+    *,
+    name: str,
+    project: Path,
+    seed: int,
+    init: Mapping[str, Any],
+    log: LogFn = log_nothing,
+) -> TrainResult:
+    """`train_supervised` from the weights of `init`, of which ``config.transfer`` says what is taken over.
+
+    They may be of a network with another decoder, or for other classes, where these are retrained.
+
+    Raises:
+        ValueError: what is to be taken over does not fit; the message says what does.
+    """
+
+    def adopt(network: SegmentationModel, weights: Path) -> None:
+        transfer_weights(network, weights, config.transfer, classes=data.labels.classes)
+
+    return _train(
+        data, model, config, compute, name=name, project=project, seed=seed, init=init, adopt=adopt,
+        warm=config.transfer.takes_all, log=log,
+    )  # fmt: skip
+
+
+def _train(
+    data: SegmentationData,
+    model: ModelConfig,
+    config: SupervisedConfig,
+    compute: ComputeConfig,
+    *,
+    name: str,
+    project: Path,
+    seed: int,
+    init: Mapping[str, Any] | None,
+    log: LogFn,
+    adopt: Callable[[SegmentationModel, Path], None] | None = None,
+    warm: bool = True,
+) -> TrainResult:
     source = data.split("labeled")
 
     def method(network: SegmentationModel, resolved: Compute) -> Supervised:
         normalizer = Normalizer(data.statistics, resolved.device)
         return Supervised(
-            network, source, normalizer, data.labels, config, resolved, seed=seed, stream=name, warm=init is not None
-        )
+            network, source, normalizer, data.labels, config, resolved, seed=seed, stream=name,
+            warm=warm and init is not None,
+        )  # fmt: skip
 
     return train_network(
         method,
@@ -111,6 +171,7 @@ def train_supervised(
         project=project,
         seed=seed,
         init=init,
+        adopt=adopt,
         settings={name: asdict(config)},
         tune=config.tune,
         labeled_per_step=config.batch_size,

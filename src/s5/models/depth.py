@@ -1,8 +1,10 @@
-"""How deep in its encoder a parameter lies, for learning rates that fall towards the input."""
+"""How deep in its network a parameter lies: for learning rates by layer, for transfer and for studies of layers."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,10 +13,92 @@ import torch
 from timm.models import group_parameters
 from torch import nn
 
+from s5.models.encoders import SLIM_ENCODERS
 from s5.models.lora import name_without_lora
 
 _AFTER = "."  # no parameter has this name: it is grouped as what a matcher does not know
 _OF_WRAPPERS = ("out_indices", "feature_cls")
+
+DECODER_BLOCKS = 5
+# Blocks of neck and decoder in the order in which the network computes them: one for each level, coarse to fine, with
+# what of the neck makes that level, and what fuses all levels. A group is the number of a level, fine to coarse from 0.
+_LEVELS = re.compile(r"(?:decoder\.(?:laterals|fusions|fpn_convs)|neck\.(?:projections|resamplings))\.(\d)\.")
+_PLAIN_LEVELS = re.compile(r"neck\.fpn(\d)\.")  # S5's names: from 1
+_DEEPEST = ("decoder.pools.", "decoder.bottleneck.")  # UPerNet's pyramid pooling
+_LAST = ("decoder.fusion.", "decoder.smooth.")
+
+
+@dataclass(frozen=True)
+class NetworkDepths:
+    """Where each weight and buffer of a segmentation network lies between image and logits.
+
+    Attributes:
+        depths: by name in the network's `state_dict`: 0 for the encoder's stem, 1 to `layers` for its layers, then
+            `DECODER_BLOCKS` blocks of the decoder (with the neck), then the head.
+        layers: number of the encoder's layers, L.
+    """
+
+    depths: dict[str, int]
+    layers: int
+
+    @property
+    def head(self) -> int:
+        """The depth of the head: one more than that of the decoder's last block."""
+        return self.layers + DECODER_BLOCKS + 1
+
+    def name_of(self, depth: int) -> str:
+        """What a depth is called: "stem", "layer 3", "decoder 2" or "head"."""
+        if depth == 0:
+            return "stem"
+        if depth <= self.layers:
+            return f"layer {depth}"
+        return "head" if depth == self.head else f"decoder {depth - self.layers}"
+
+
+def network_depths(model: nn.Module) -> NetworkDepths:
+    """Depths of all that a segmentation network's `state_dict` holds.
+
+    Encoders are counted by `layer_depths`. Every decoder has five blocks: one for each level of the pyramid from the
+    coarsest to the finest (UPerNet: pyramid pooling first), and the convolution that ends it. What the neck makes for
+    a level counts with that level's block. Buffers, such as batch statistics, count with the weights of their module.
+
+    Raises:
+        ValueError: the network has no encoder of this library, or a part that no rule places.
+    """
+    found, layers = layer_depths(model)
+    owners = {name.rpartition(".")[0]: depth for name, depth in found.items()}
+    depths = {}
+    for name in model.state_dict():
+        if name.startswith("encoder."):
+            depths[name] = found[name] if name in found else _depth_of_buffer(name, owners)
+        elif name.startswith("head."):
+            depths[name] = layers + DECODER_BLOCKS + 1
+        else:
+            depths[name] = layers + _block_of(name)
+    return NetworkDepths(depths, layers)
+
+
+def _depth_of_buffer(name: str, owners: Mapping[str, int]) -> int:
+    """The depth of the weights beside a buffer, or of the deepest ones below the nearest module that has any."""
+    module = name.rpartition(".")[0]
+    while module:
+        inside = [depth for owner, depth in owners.items() if owner == module or owner.startswith(f"{module}.")]
+        if inside:
+            return owners.get(module, max(inside))
+        module = module.rpartition(".")[0]
+    raise ValueError(f"depths: nothing tells where the buffer {name!r} lies")
+
+
+def _block_of(name: str) -> int:
+    levels, plain = _LEVELS.match(name), _PLAIN_LEVELS.match(name)
+    if levels or plain:
+        level = int(levels[1]) if levels else int(plain[1]) - 1  # type: ignore[index]
+        return 4 - level
+    if name.startswith(_DEEPEST):
+        return 1
+    if name.startswith(_LAST):
+        return DECODER_BLOCKS
+    raise ValueError(f"depths: no rule places {name!r} in a decoder's blocks; add it to s5.models.depth")
 
 
 def layer_depths(model: nn.Module) -> tuple[dict[str, int], int]:
@@ -62,9 +146,10 @@ def _depths(name: str, body: Any, parameters: Sequence[str], options: Mapping[st
 
 def _whole_network(name: str, options: Mapping[str, Any]) -> Any:
     """The timm network before it was taken apart, without memory for its weights; None if timm has none such."""
+    name, slim = SLIM_ENCODERS.get(name, (name, {}))
     if not timm.is_model(name):
         return None
-    kept = {key: value for key, value in options.items() if key not in _OF_WRAPPERS}
+    kept = {key: value for key, value in {**slim, **options}.items() if key not in _OF_WRAPPERS}
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         return timm.create_model(name, pretrained=False, **kept)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +56,9 @@ class LoadReport:
         return "\n".join(rows)
 
 
-def load_weights(model: nn.Module, source: str | Path, *, task: str | None = None) -> LoadReport:
+def load_weights(
+    model: nn.Module, source: str | Path, *, task: str | None = None, only: Collection[str] | None = None
+) -> LoadReport:
     """Load a weight file into a network of `create_model` or `create_multi_model`.
 
     Read are this project's safetensors, S5's released ``*_s4p.pth``, ``*_s4p_upernet.pth`` and ``*_moe_mdf.pth``,
@@ -68,10 +70,12 @@ def load_weights(model: nn.Module, source: str | Path, *, task: str | None = Non
         model: the network; changed in place, and only if everything that must fit does.
         source: local .safetensors or .pth file, or a hub id ``"org/name"`` or ``"org/name:file"``.
         task: whose expert, decoder and head to take from a file of several data sets into a network of one.
+        only: names in the network's `state_dict`: these tensors are loaded, every one of them, and no others.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: truncated, unsafe or broken files; another network; no `task` where the file has several.
+        ValueError: truncated, unsafe or broken files; another network; no `task` where the file has several; one of
+            `only` that the file does not have in the network's shape.
     """
     parts = recognise(read_tensors(source))
     report = LoadReport(str(source), parts.layout)
@@ -80,14 +84,14 @@ def load_weights(model: nn.Module, source: str | Path, *, task: str | None = Non
         parts = _of_one_task(parts, task, source)
     elif parts.experts:
         parts = replace(parts, encoder=_experts_of(parts, tasks, source))
-    fitted = {"encoder.body.": _fit_encoder(model.encoder, parts, source, report, experts=len(tasks))}
+    fitted = {"encoder.body.": _fit_encoder(model.encoder, parts, source, report, experts=len(tasks), only=only)}
     wanted = {"neck.": parts.neck}
     if tasks:
         alone = len(parts.heads) == 1  # one data set's decoder starts them all
         for name in tasks:
-            only = next(iter(parts.heads), "") if alone else name
-            wanted[f"decoders.{name}."] = parts.decoders.get(only, {})
-            wanted[f"heads.{name}."] = parts.heads.get(only, {})
+            theirs = next(iter(parts.heads), "") if alone else name
+            wanted[f"decoders.{name}."] = parts.decoders.get(theirs, {})
+            wanted[f"heads.{name}."] = parts.heads.get(theirs, {})
         for what in parts.heads.keys() - set(tasks) if not alone else ():
             count = len(parts.decoders.get(what, {})) + len(parts.heads[what])
             report.leave(f"data set {what}", "the network has no such data set", count)
@@ -96,7 +100,7 @@ def load_weights(model: nn.Module, source: str | Path, *, task: str | None = Non
         wanted["head."] = next(iter(parts.heads.values()), {})
     target = model.state_dict()
     for prefix, found in wanted.items():
-        fitted[prefix] = _fit_part(target, prefix, found, report)
+        fitted[prefix] = _fit_part(target, prefix, found, report, only)
     report.leave("others", "no network of this project has a place for them", len(parts.unused))
     with torch.no_grad():
         for prefix, tensors in fitted.items():
@@ -171,12 +175,22 @@ def _mlp_prefixes(encoder: Mapping[str, Tensor]) -> list[str]:
 
 
 def _fit_part(
-    target: Mapping[str, Tensor], prefix: str, found: Mapping[str, Tensor], report: LoadReport
+    target: Mapping[str, Tensor],
+    prefix: str,
+    found: Mapping[str, Tensor],
+    report: LoadReport,
+    only: Collection[str] | None,
 ) -> dict[str, Tensor]:
-    """The tensors of one part, all or none."""
-    wanted = {name.removeprefix(prefix): tensor for name, tensor in target.items() if name.startswith(prefix)}
+    """The tensors of one part, all or none; of those in `only`, all, or ValueError."""
+    whole = {name.removeprefix(prefix): tensor for name, tensor in target.items() if name.startswith(prefix)}
+    wanted = whole if only is None else {name: tensor for name, tensor in whole.items() if prefix + name in only}
     part = prefix.rstrip(".")
+    if whole and not wanted:
+        report.leave(part, "not asked for", len(found))
+        return {}
     if not wanted or not found:
+        if only and wanted:
+            raise ValueError(f"{report.source}: has no {part}, but {len(wanted)} of its tensors are asked for")
         if wanted:
             report.untouched.append(part)
         report.leave(part, "the network has no such part", len(found))
@@ -185,25 +199,38 @@ def _fit_part(
     missing = [n for n in wanted if n not in found and not n.endswith("num_batches_tracked")]
     if misfit or missing:
         why = f"{(misfit + missing)[0]} is {'of another shape' if misfit else 'missing'}"
+        if only:
+            raise ValueError(f"{report.source}: its {part} does not fit this network: {why}")
         report.leave(part, why, len(found))
         report.untouched.append(part)
         return {}
     report.loaded[part] = len(wanted.keys() & found.keys())
-    report.leave(part, "the network has no such tensor", len(found.keys() - wanted.keys()))
+    report.leave(part, "not asked for", len(found.keys() & (whole.keys() - wanted.keys())))
+    report.leave(part, "the network has no such tensor", len(found.keys() - whole.keys()))
     return {name: tensor for name, tensor in found.items() if name in wanted}
 
 
 def _fit_encoder(
-    encoder: Any, parts: Parts, source: str | Path, report: LoadReport, *, experts: int
+    encoder: Any,
+    parts: Parts,
+    source: str | Path,
+    report: LoadReport,
+    *,
+    experts: int,
+    only: Collection[str] | None = None,
 ) -> dict[str, Tensor]:
-    """The encoder's tensors in the shapes of `encoder.body`, every one of them, or ValueError."""
+    """The encoder's tensors in the shapes of `encoder.body`, every one of them that is in `only`, or ValueError."""
     body: nn.Module = encoder.body
-    wanted = body.state_dict()
+    whole = body.state_dict()
+    wanted = whole if only is None else {name: whole[name] for name in whole if f"encoder.body.{name}" in only}
+    if not wanted:
+        report.leave("encoder", "not asked for", len(parts.encoder))
+        return {}
     found = dict(parts.encoder)
     if isinstance(body, PlainViT):
         found = _for_plain_vit(body, found, report)
-        if experts and not parts.experts and any(".experts." in name for name in wanted):
-            part_features = int(wanted["blocks.0.mlp.experts.0.bias"].shape[0])
+        if experts and not parts.experts and any(".experts." in name for name in whole):
+            part_features = int(whole["blocks.0.mlp.experts.0.bias"].shape[0])
             for prefix in _mlp_prefixes(found):
                 found.update(split_dense(found, prefix, experts, part_features))
     elif parts.kind == "encoder":
@@ -230,7 +257,10 @@ def _fit_encoder(
             "give the file of this encoder, or choose the encoder that the file was made with"
         )
     report.loaded["encoder"] = len(matched)
-    report.leave("encoder", "heads and others that the encoder does not have", len(found.keys() - used))
+    left, unasked = found.keys() - used, {_plain_name(name) for name in whole.keys() - wanted.keys()}
+    not_asked = {name for name in left if _plain_name(name) in unasked}
+    report.leave("encoder", "not asked for", len(not_asked))
+    report.leave("encoder", "heads and others that the encoder does not have", len(left - not_asked))
     return matched
 
 

@@ -13,6 +13,7 @@ from s5.models import add_lora, create_encoder, create_model, layer_depths
 # encoder -> blocks a stage, and which names belong to which: (pattern of stage and block, stages counted from)
 NETWORKS = {
     "resnet18": ((2, 2, 2, 2), r"layer(\d+)\.(\d+)\.", 1),
+    "resnet18_slim": ((2, 2, 2, 2), r"layer(\d+)\.(\d+)\.", 1),
     "convnext_atto": ((2, 2, 6, 2), r"stages_(\d+)\.blocks\.(\d+)\.", 0),
     "swin_tiny_patch4_window7_224": ((2, 2, 6, 2), r"layers_(\d+)\.blocks\.(\d+)\.", 0),
     "mobilenetv3_small_050": ((1, 2, 3, 2, 3, 1), r"blocks\.(\d+)\.(\d+)\.", 0),

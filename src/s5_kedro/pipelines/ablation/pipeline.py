@@ -13,6 +13,7 @@ _GROUPS = (
     "quality",
     "diversity_sampling",
     "s4p",
+    "finetune",
     "evaluation",
     "compute",
     "seed",
@@ -26,7 +27,7 @@ def create_pipeline() -> Pipeline:
             node(
                 run_study,
                 inputs={name: name for name in tables} | {group: f"params:{group}" for group in _GROUPS},
-                outputs="ablation_runs",
+                outputs=["ablation_runs", "ablation_layers"],
                 name="run_study",
             ),
             node(
@@ -37,7 +38,7 @@ def create_pipeline() -> Pipeline:
             ),
             node(
                 plot_ablation,
-                inputs=["ablation_runs", "ablation_table", "params:ablation"],
+                inputs=["ablation_runs", "ablation_table", "ablation_layers", "params:ablation"],
                 outputs="ablation_report",
                 name="plot_ablation",
             ),

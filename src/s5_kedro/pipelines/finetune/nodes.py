@@ -1,4 +1,4 @@
-"""Fine-tuning of the S4P encoder and decoder on the labelled tiles."""
+"""Fine-tuning on the labelled tiles, from the S4P model or another."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ def finetune_model(
     compute: dict[str, Any],
     seed: int,
 ) -> tuple[dict[str, Any], Any]:
-    """Train on from the S4P model; returns the model pointer and the history."""
+    """Train on from the S4P model, or from that of `finetune.init`; returns the model pointer and the history."""
     import pandas as pd
 
+    from s5 import finetuning
     from s5.engine.compute import ComputeConfig
-    from s5.finetuning import SupervisedConfig, train_supervised
     from s5.models import ModelConfig
+    from s5_kedro.pipelines.finetune.start import start_pointer
 
-    if s4p_model is None:
-        raise FileNotFoundError("s4p_model: there is none yet; make it with kedro run --pipelines=s4p_pretrain")
+    init = finetune.get("init")
+    settings = {key: value for key, value in finetune.items() if key != "init"}
     with MetricsLog("finetune") as log:
-        result = train_supervised(
+        result = finetuning.finetune(
             segmentation_data(tile_manifest, band_statistics, label_space, compute),
             configure(ModelConfig, model, "model"),
-            configure(SupervisedConfig, finetune, "finetune"),
+            configure(finetuning.FinetuneConfig, settings, "finetune"),
             configure(ComputeConfig, compute, "compute"),
             name="finetuned_model",
             project=project_root(),
             seed=seed,
-            init=s4p_model,
+            init=start_pointer(None if init == "null" else init, s4p_model),
             log=log,
         )
     return result.pointer, pd.DataFrame(result.history)

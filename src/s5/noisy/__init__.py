@@ -1,0 +1,49 @@
+"""Pretraining on noisy label maps, and how each layer of a network takes the noise."""
+
+from s5.noisy.cka import LinearCKA, linear_cka
+from s5.noisy.cleaning import ClassThresholds, CleaningConfig, clean_labels, confident_labels
+from s5.noisy.corruption import CorruptionConfig, corrupt, measured_rate
+from s5.noisy.layers import compare_layers, layer_outputs, probe_layers
+from s5.noisy.losses import (
+    NoisyLossConfig,
+    SampleSelectionConfig,
+    SmoothingConfig,
+    noisy_loss,
+    selection_weights,
+    smoothed_labels,
+)
+from s5.noisy.masks import NoisyLabelsConfig, agreement, corrupted_masks, disagreement, noisy_tiles
+from s5.noisy.pretraining import NoisyConfig, pretrain_noisy
+from s5.noisy.probe import RidgeProbe
+from s5.noisy.simsiam import SimSiamConfig, pretrain_simsiam
+
+__all__ = [
+    "ClassThresholds",
+    "CleaningConfig",
+    "CorruptionConfig",
+    "LinearCKA",
+    "NoisyConfig",
+    "NoisyLabelsConfig",
+    "NoisyLossConfig",
+    "RidgeProbe",
+    "SampleSelectionConfig",
+    "SimSiamConfig",
+    "SmoothingConfig",
+    "agreement",
+    "clean_labels",
+    "compare_layers",
+    "confident_labels",
+    "corrupt",
+    "corrupted_masks",
+    "disagreement",
+    "layer_outputs",
+    "linear_cka",
+    "measured_rate",
+    "noisy_loss",
+    "noisy_tiles",
+    "pretrain_noisy",
+    "pretrain_simsiam",
+    "probe_layers",
+    "selection_weights",
+    "smoothed_labels",
+]
