@@ -175,10 +175,11 @@ class NoiseStudy(Study):
             corruption = config.corruption(start)
             masks = corrupted_masks(clean["mask"], corruption, folder, seed=seed, labels=self.data.labels)
             noisy = clean.assign(mask=clean["mask"].map(masks))
-        data, truth = (self._as_labelled(rows) for rows in (noisy, clean))
-        if not data.manifest[_PLACE].equals(truth.manifest[_PLACE]):
-            return data, None  # the card's noisy tiles are other ones: nothing tells how wrong they are
-        return data, disagreement(data.split("labeled"), truth.split("labeled"), self.data.labels)
+        shared = noisy.merge(clean[[*_PLACE, "mask"]].drop_duplicates(_PLACE), on=_PLACE, suffixes=("", "_clean"))
+        if shared.empty:
+            return self._as_labelled(noisy), None  # of other places: nothing tells how wrong they are
+        one, other = (self._as_labelled(rows) for rows in (shared, shared.assign(mask=shared["mask_clean"])))
+        return self._as_labelled(noisy), disagreement(one.split("labeled"), other.split("labeled"), self.data.labels)
 
     def _as_labelled(self, rows: Any) -> SegmentationData:
         """The data with these tiles in place of the labelled ones, in an order that their labels have no part in."""
