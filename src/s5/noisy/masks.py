@@ -16,10 +16,12 @@ from s5.data.loader import SegmentationData, TileSource
 from s5.metrics import segmentation_scores
 from s5.noisy.corruption import CorruptionConfig, corrupt
 from s5.seeds import numpy_generator
-from s5.types import LabelSpace
+from s5.types import LabelSpace, Window
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from s5.geo.raster import RasterInfo
 
 SOURCES = ("card", "corrupt", "land_cover")
 
@@ -171,13 +173,21 @@ def corrupted_masks(
         copy = folder / f"{Path(mask).stem}-{name}.tif"
         if not copy.is_file():
             clean, info = read_window(Path(mask))[0][0].astype(np.uint8), describe(mask)
-            here = on_the_ground(config, info.transform[0] if info.crs else None)
+            here = on_the_ground(config, _pixel_metres(info))
             rng = numpy_generator(seed, f"corrupt/{config.kind}/{config.rate}/{Path(mask).stem}", 0)
             noisy = corrupt(clean, here, rng, classes=labels.num_classes, ignore_index=labels.ignore_index)
             folder.mkdir(parents=True, exist_ok=True)
             write_geotiff(copy, noisy, transform=info.transform, crs=info.crs)
         copies[mask] = str(copy)
     return copies
+
+
+def _pixel_metres(info: RasterInfo) -> float | None:
+    """Side of a pixel in metres, whatever the units of the CRS; None where the map lies nowhere."""
+    from s5.geo.areas import pixel_areas
+
+    areas = pixel_areas([Window(0, 0, info.height, info.width)], info)
+    return None if areas is None else float(np.sqrt(areas[0]))
 
 
 def on_the_ground(config: CorruptionConfig, metres: float | None) -> CorruptionConfig:

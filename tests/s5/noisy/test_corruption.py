@@ -1,12 +1,17 @@
 """Noise models: measured rates, what they leave alone, and what they look like."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s5.noisy import CorruptionConfig, corrupt, measured_rate
+from s5.geo.raster import write_geotiff
+from s5.noisy import CorruptionConfig, corrupt, corrupted_masks, measured_rate
 from s5.noisy.masks import on_the_ground
+from s5.types import LabelSpace
 
 IGNORE = 255
 
@@ -70,6 +75,30 @@ def test_blocks_in_metres() -> None:
     assert on_the_ground(config, 2.5).block == 12
     with pytest.raises(ValueError, match="has no CRS"):
         on_the_ground(config, None)
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        ("EPSG:32632", (10.0, 0.0, 500000.0, 0.0, -10.0, 5300000.0)),
+        ("EPSG:4326", (9e-5, 0.0, 9.0, 0.0, -9e-5, 0.002)),  # 10 m at the equator
+        ("EPSG:2263", (32.80833, 0.0, 987000.0, 0.0, -32.80833, 207000.0)),  # US survey feet
+    ],
+)
+def test_blocks_in_metres_on_maps_in_other_units(
+    crs: str, transform: tuple[float, float, float, float, float, float], tmp_path: Path
+) -> None:
+    clean = fields(48)
+    write_geotiff(tmp_path / "clean.tif", clean, transform=transform, crs=crs)
+    config = CorruptionConfig(kind="coarse", block_metres=40.0)
+    labels = LabelSpace(classes=("a", "b", "c", "d"), ignore_index=IGNORE)
+    copies = corrupted_masks([str(tmp_path / "clean.tif")], config, tmp_path / "made", seed=0, labels=labels)
+    with rasterio.open(copies[str(tmp_path / "clean.tif")]) as made:
+        found = made.read(1)
+    expected = corrupt(
+        clean, CorruptionConfig(kind="coarse", block=4), np.random.default_rng(0), classes=4, ignore_index=IGNORE
+    )
+    assert np.array_equal(found, expected)
 
 
 def test_missing_objects_are_gone_whole_and_merged_ones_have_no_gap() -> None:
