@@ -208,8 +208,8 @@ class SampleSelectionConfig:
 def selection_weights(logits_BKHW: Tensor, target_BHW: Tensor, share: float, *, ignore_index: int = 255) -> Tensor:
     """How much each label counts: ``clip(c / c_r, 0, 1)`` with c the probability that the network gives the label.
 
-    c_r is, for each class, the confidence that the share `share` of its pixels in the batch reaches: these count 1, the
-    others less, the less the network believes their label (CromSS, TGRS 2025; soft, not hard, selection).
+    c_r is, for each class, the confidence that the share `share` of its pixels in these images reaches: these count 1,
+    the others less, the less the network believes their label (CromSS, TGRS 2025; soft, not hard, selection).
 
     Args:
         share: In (0, 1]; see `SampleSelectionConfig.share_at`.

@@ -4,6 +4,7 @@ import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s5.data.loader import StepReader, StepSampler, iterate_tiles, read_ahead, read_batch, read_in_processes
+from s5.data.loader import (
+    SegmentationData,
+    StepReader,
+    StepSampler,
+    iterate_tiles,
+    read_ahead,
+    read_batch,
+    read_in_processes,
+)
+from s5.geo.raster import UnreadableRasterError
 
 
 class Numbers:
@@ -91,25 +101,21 @@ def test_an_error_in_the_reading_thread_surfaces() -> None:
         list(read_ahead(read, range(3), depth=2))
 
 
-class Indices:
-    """Tiles `step` and `step + 1`; nothing of step 3 can be read."""
-
-    def __call__(self, step: int) -> list[int]:
-        if step == 3:
-            raise OSError("tile 3 is gone")
-        return [step, step + 1]
-
-
-def test_processes_read_what_one_thread_reads_and_say_what_is_wrong() -> None:
-    read = StepReader(((Numbers(9), Indices()), (Numbers(9, np.uint16), Indices())))
+def test_processes_read_what_one_thread_reads_and_say_what_is_wrong(tiny_data: SegmentationData) -> None:
+    rows = tiny_data.manifest[tiny_data.manifest["split"] == "unlabeled"]
+    gone = rows.assign(image=[*rows["image"][:-1], "gone.tif"])
+    sources = [replace(tiny_data, manifest=gone).split("unlabeled"), tiny_data.split("labeled")]
+    samplers = [StepSampler(len(source), 2, seed=0, stream="x").indices for source in sources]
+    read = StepReader(tuple(zip(sources, samplers, strict=True)))
+    failing = next(step for step in range(3) if 5 in samplers[0](step))
     before = torch.get_rng_state()
-    reading = read_in_processes(read, range(1, 5), processes=2)
-    for step in (1, 2):
+    reading = read_in_processes(read, range(3), processes=2)
+    for step in range(failing):
         for batch, expected in zip(next(reading), read(step), strict=True):
             assert batch.indices == expected.indices
             assert torch.equal(batch.images, expected.images) and torch.equal(batch.masks, expected.masks)
             assert torch.equal(batch.valid, expected.valid)
-    with pytest.raises(OSError, match=r"^tile 3 is gone$"):
+    with pytest.raises(UnreadableRasterError, match=r"^gone\.tif: cannot be opened"):
         next(reading)
     assert torch.equal(before, torch.get_rng_state())
 
