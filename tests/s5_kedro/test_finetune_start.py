@@ -40,7 +40,14 @@ def test_what_is_no_start_says_what_to_give(tmp_path: Path) -> None:
         start_pointer(None, None)
     with pytest.raises(FileNotFoundError, match=r"finetune\.init: there is no file .*gone\.json"):
         start_pointer("gone.json", None)
-    for name, text in (("notes.txt", "x"), ("list.json", "[]")):
+    for name, text, said in (
+        (
+            "notes.txt",
+            "x",
+            r"expected a model pointer \(\.json\) or weights \(\.safetensors, \.pth, \.pt\), got notes\.txt",
+        ),
+        ("list.json", "[]", r".*list\.json is no model pointer"),
+    ):
         (tmp_path / name).write_text(text)
-        with pytest.raises(ValueError, match=rf"finetune\.init: expected a model pointer or weights, got {name}"):
+        with pytest.raises(ValueError, match=rf"finetune\.init: {said}"):
             start_pointer(str(tmp_path / name), None)

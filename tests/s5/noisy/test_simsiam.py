@@ -32,12 +32,6 @@ def test_the_loss_is_the_negative_cosine_and_stops_gradients() -> None:
     assert z.grad is None and p.grad is not None
 
 
-def test_lightly_has_the_same_loss() -> None:
-    lightly = pytest.importorskip("lightly.loss", reason="lightly is not installed")
-    p, z = torch.randn(6, 5), torch.randn(6, 5)
-    assert simsiam_loss(p, z).item() == pytest.approx(lightly.NegativeCosineSimilarity()(p, z).item(), abs=1e-6)
-
-
 def test_both_views_count_alike() -> None:
     torch.manual_seed(0)
     network = SiameseNetwork(create_model("resnet10t", "light", classes=3, decoder_channels=8), 16, 8).train()

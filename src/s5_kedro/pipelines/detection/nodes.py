@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from s5_kedro.given import given_model
 from s5_kedro.parameters import configure
-from s5_kedro.project import find_card, find_file, project_root
+from s5_kedro.project import find_card, project_root
 from s5_kedro.tracking import MetricsLog
 
 
@@ -172,17 +172,6 @@ def encoder_weights(init: str | None) -> Path | None:
     """The weights that `detection.init` names.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError, ValueError: as `given_model`.
     """
-    if init is None:
-        return None
-    found = find_file(init)
-    if found is None or not found.is_file():
-        raise FileNotFoundError(
-            f"detection.init: there is no file {init}; expected null, a model pointer (.json) or weights (.safetensors)"
-        )
-    if found.suffix != ".json":
-        return found
-    from s5.models import open_pointer
-
-    return open_pointer(json.loads(found.read_text(encoding="utf-8")), project_root())
+    return None if init is None else given_model("detection.init", init)["weights"]

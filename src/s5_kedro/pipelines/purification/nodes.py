@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from s5_kedro.given import given_model
 from s5_kedro.parameters import configure
-from s5_kedro.project import find_card, find_file, project_root
+from s5_kedro.project import find_card, project_root
 from s5_kedro.records import segmentation_data
 from s5_kedro.tracking import MetricsLog
 
@@ -143,21 +144,10 @@ def network_file(network: str) -> Path:
     """The weights that `purification.network` names.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError, ValueError: as `given_model`.
     """
-    import json
-
-    from s5.models import open_pointer
-
-    found = find_file(network)
-    if found is None or not found.is_file():
-        raise FileNotFoundError(
-            f"purification.network: there is no file {network}; expected a model pointer (.json) or weights "
-            "(.safetensors)"
-        )
-    if found.suffix != ".json":
-        return found
-    return open_pointer(json.loads(found.read_text(encoding="utf-8")), project_root())
+    weights: Path = given_model("purification.network", network)["weights"]
+    return weights
 
 
 def open_stage(seed_model: dict[str, Any] | None, data: Any, compute: dict[str, Any]) -> Any:
