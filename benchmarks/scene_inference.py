@@ -24,7 +24,7 @@ from torch import nn
 
 from s5.data.transforms import Normalizer
 from s5.engine import Compute, ComputeConfig, resolve_compute
-from s5.geo.raster import RasterInfo, write_blocks
+from s5.geo.raster import RasterInfo, describe, write_blocks
 from s5.inference import BlendGrid, Predictor, SceneConfig, SceneModel, map_scene, map_strips
 from s5.models import create_model
 from s5.types import BandStatistics, Window
@@ -105,19 +105,17 @@ def throughput(args: argparse.Namespace, compute: Compute) -> None:
     )
 
 
-def peak_memory(size: int, polygons: bool) -> None:
-    """Map a scene of `size` x `size` pixels in this process, and print what that took."""
+def peak_memory(scene: Path, polygons: bool) -> None:
+    """Map a scene in this process, which has done nothing else, and print what that took."""
     model = SceneModel(TinyNetwork(), CLASSES, STATISTICS, COLORS, "tiny")
     before = memory_now()
-    with tempfile.TemporaryDirectory() as name:
-        scene = Path(name) / "scene.tif"
-        write_scene(scene, size)
-        start = time.perf_counter()
-        map_scene(scene, Path(name) / "out", model, SceneConfig(polygons=polygons), ComputeConfig())
-        seconds = time.perf_counter() - start
+    start = time.perf_counter()
+    map_scene(scene, scene.parent / "out", model, SceneConfig(polygons=polygons), ComputeConfig())
+    seconds = time.perf_counter() - start
+    pixels = describe(scene).height * describe(scene).width
     print(
-        f"  {size} x {size}: peak {memory_peak() / 1e9:.2f} GB resident (imports {before / 1e9:.2f} GB), "
-        f"{seconds:.0f} s, {size**2 / seconds / 1e6:.1f} Mpx/s",
+        f"    peak {memory_peak() / 1e9:.2f} GB resident (imports {before / 1e9:.2f} GB), {seconds:.0f} s, "
+        f"{pixels / seconds / 1e6:.1f} Mpx/s",
         flush=True,
     )
 
@@ -145,7 +143,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", type=int, nargs="*", default=[], help="sides of scenes whose peak memory is told")
     parser.add_argument("--no-polygons", action="store_true")
-    parser.add_argument("--alone", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--alone", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     logging.disable(logging.WARNING)
     compute = resolve_compute(ComputeConfig())
@@ -158,7 +156,11 @@ def main() -> None:
         print(f"peak memory of a scene, tiny network, all products{' but polygons' * args.no_polygons}", flush=True)
     for size in args.memory:
         flags = ["--no-polygons"] if args.no_polygons else []
-        subprocess.run([sys.executable, __file__, "--alone", str(size), *flags], check=True)
+        with tempfile.TemporaryDirectory() as folder:
+            scene = Path(folder) / "scene.tif"
+            write_scene(scene, size)
+            print(f"  {size} x {size}", flush=True)
+            subprocess.run([sys.executable, __file__, "--alone", str(scene), *flags], check=True)
 
 
 if __name__ == "__main__":
