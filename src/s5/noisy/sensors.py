@@ -24,8 +24,7 @@ class TwoSensorNetwork(nn.Module):
     """Logits of two sensors, each from its own images alone, so that either one's network serves without the other.
 
     As released (CromSS, TGRS 2025): with ``"late"`` fusion each sensor has a whole network, with ``"mid"`` fusion an
-    encoder of its own before one neck, decoder and head. These see both sensors' maps as one batch, so that in
-    training their batch norms normalise by what their running statistics will hold.
+    encoder of its own before one neck, decoder and head, which take the sensors' maps one after the other.
 
     Args:
         network: The network of the sensor that is kept.
@@ -44,8 +43,7 @@ class TwoSensorNetwork(nn.Module):
             assert self.other is not None
             return self.network(x_BCHW), self.other(other_BCHW)
         maps = self.encoder(pad_to_multiple(other_BCHW, self.encoder.multiple))
-        both: Tensor = self.network(x_BCHW, lambda own: [torch.cat(pair) for pair in zip(own, maps, strict=True)])
-        return both[: len(x_BCHW)], both[len(x_BCHW) :]
+        return self.network(x_BCHW), self.network.decode(other_BCHW, maps)
 
 
 class TwoSensorPretraining:

@@ -131,7 +131,7 @@ def test_what_the_fusions_share() -> None:
 @pytest.mark.parametrize("fusion", ["mid", "late"])
 @pytest.mark.parametrize("trained", [0, 1])
 def test_the_loss_of_one_sensor_reaches_its_branch_alone(fusion: str, trained: int) -> None:
-    network = networks(fusion).eval()  # in training the batch norms of "mid" see both sensors
+    network = networks(fusion).train()
     logits = network(torch.randn(2, 3, 32, 32), torch.randn(2, 2, 32, 32))
     noisy_loss(logits[trained], torch.randint(0, 3, (2, 32, 32))).backward()
     encoders = [network.network.encoder, network.encoder if fusion == "mid" else network.other.encoder]
