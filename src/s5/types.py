@@ -99,6 +99,12 @@ class BandStatistics:
         if any(not s > 0 for s in self.std):
             raise ValueError(f"BandStatistics: std must be positive in every band, got {self.std}")
 
+    def only(self, bands: Sequence[str]) -> BandStatistics:
+        """Those of these bands, in this order."""
+        places = [self.bands.index(band) for band in bands]
+        values = (tuple(of[place] for place in places) for of in (self.low, self.high, self.mean, self.std))
+        return BandStatistics(tuple(bands), *values)
+
     def to_dict(self) -> dict[str, Any]:
         return {k: list(v) for k, v in asdict(self).items()}
 

@@ -36,6 +36,8 @@ def check_parameters(pipeline: Pipeline, parameters: Mapping[str, Any]) -> None:
     for group, check in _FURTHER.items():
         if group in configs and group in names:
             check(configs[group])
+    if "noisy" in names and "dataset" in names:
+        _check_sensors(configs["noisy"], parameters["dataset"])
     for group, config in configs.items():
         if "model" in configs and getattr(config, "tune", None) is not None:
             _check_tuning(configs["model"], config.tune, group)
@@ -51,6 +53,21 @@ def _check_card(dataset: Any) -> None:
 
     if dataset != DEMO:
         load_card(find_card(str(dataset)))
+
+
+def _check_sensors(config: Any, dataset: Any) -> None:
+    """The sensors that are pretrained together stand in the card."""
+    if not config.has_sensors:
+        return
+    from s5.data.card import load_card
+
+    known = {} if dataset == DEMO else load_card(find_card(str(dataset))).sensors
+    for name in config.kept_and_other():
+        if name not in known:
+            raise ValueError(
+                f"noisy.sensors: the dataset card has no sensor {name!r} (it has {', '.join(known) or 'none'}); name "
+                "it and its bands there, under 'sensors'"
+            )
 
 
 def _check_network(config: Any) -> Any:

@@ -46,6 +46,7 @@ def segmentation_data(
         labels=label_space_of(label_space),
         tile_size=int(label_space["tile_size"]),
         cache_mb=int(compute["cache_mb"]),
+        sensors={name: tuple(bands) for name, bands in label_space.get("sensors", {}).items()},
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
@@ -261,6 +261,8 @@ class SegmentationData:
         manifest: A row a tile, as `s5.data.ingest` makes it.
         tile_size: Height and width to which tiles are padded, in pixels.
         cache_mb: Memory for decoded tiles of each reader, in MiB.
+        sensors: Names of the card's sensors to their bands.
+        file_bands: The bands of the images, where `statistics` are those of some of them alone, which are then read.
     """
 
     manifest: pd.DataFrame
@@ -268,6 +270,23 @@ class SegmentationData:
     labels: LabelSpace
     tile_size: int
     cache_mb: int = 256
+    sensors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    file_bands: tuple[str, ...] | None = None
+
+    def of_sensor(self, name: str) -> SegmentationData:
+        """The same tiles with the bands of one sensor alone.
+
+        Raises:
+            ValueError: the card names no such sensor.
+        """
+        if name not in self.sensors:
+            known = ", ".join(self.sensors) or "none"
+            raise ValueError(
+                f"sensors: the dataset card has no sensor {name!r} (it has {known}); name it and its bands there, "
+                f"under 'sensors', and ingest again"
+            )
+        statistics = self.statistics.only(self.sensors[name])
+        return replace(self, statistics=statistics, file_bands=self.file_bands or self.statistics.bands)
 
     def split(self, name: str) -> TileReader:
         """The tiles of one split.
@@ -309,9 +328,11 @@ class SegmentationData:
     def _reader(self, rows: pd.DataFrame) -> TileReader:
         from s5.data.tiles import TileReader
 
+        bands = self.file_bands or self.statistics.bands
         return TileReader(
             rows,
-            bands=len(self.statistics.bands),
+            bands=len(bands),
+            chosen=None if self.file_bands is None else [bands.index(band) for band in self.statistics.bands],
             size=self.tile_size,
             ignore_index=self.labels.ignore_index,
             cache_mb=self.cache_mb,

@@ -27,19 +27,28 @@ class TileReader:
     Args:
         manifest: Rows with `tile_id`, `image`, `mask`, `row`, `col`, `height` and `width`.
         bands: Number of bands that every image must have.
+        chosen: Places of those that are returned; None returns all.
         size: Height and width of what is returned, in pixels.
         ignore_index: Mask value of pixels without a label.
         cache_mb: Decoded tiles are kept up to this many MiB, the latest used ones; 0 keeps none.
     """
 
     def __init__(
-        self, manifest: pd.DataFrame, *, bands: int, size: int, ignore_index: int = 255, cache_mb: int = 256
+        self,
+        manifest: pd.DataFrame,
+        *,
+        bands: int,
+        size: int,
+        chosen: Sequence[int] | None = None,
+        ignore_index: int = 255,
+        cache_mb: int = 256,
     ) -> None:
         if bands < 1 or size < 1:
             raise ValueError(f"TileReader: bands and size must be positive, got bands {bands}, size {size}")
         if cache_mb < 0:
             raise ValueError(f"TileReader: cache_mb must not be negative, got {cache_mb}; 0 keeps no tile")
         self.bands, self.size, self.ignore_index = bands, size, ignore_index
+        self._chosen = None if chosen is None else list(chosen)
         self.tile_ids: list[str] = [str(tile_id) for tile_id in manifest["tile_id"]]
         self._images = [str(image) for image in manifest["image"]]
         self._masks = [str(mask) if isinstance(mask, str) and mask else None for mask in manifest["mask"]]
@@ -87,6 +96,8 @@ class TileReader:
         image, valid = read_window(Path(self._images[index]), window, size=self.size, bands=self.bands)
         if image.shape[0] != self.bands:
             raise ValueError(f"{self._images[index]}: has {image.shape[0]} bands, expected {self.bands}; ingest again")
+        if self._chosen is not None:
+            image = image[self._chosen]
         whole = bool(valid.all())
         if not whole:
             image[:, ~valid] = 0

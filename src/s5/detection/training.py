@@ -155,14 +155,10 @@ class DetectorTraining:
         )
 
     def step(self, step: int, batches: tuple[Batch, ...]) -> Mapping[str, Tensor]:
-        parts, found = self._places.parts, []
-        for part in parts:
-            with self.learner.part(last=part is parts[-1]):
-                losses = self._losses(step, [self._places.part_of(batch, part) for batch in batches], part)
-                self.learner.backward(losses["loss"] / len(parts))
-            found.append({name: loss.detach() for name, loss in losses.items()})
-        means = {name: torch.stack([losses[name] for losses in found]).mean() for name in found[0]}
-        return {**means, "lr": self.learner.update(step)}
+        def measure(part: range) -> dict[str, Tensor]:
+            return self._losses(step, [self._places.part_of(batch, part) for batch in batches], part)
+
+        return self.learner.learn(step, self._places.parts, measure)
 
     def _losses(self, step: int, batches: list[Batch], places: range) -> dict[str, Tensor]:
         images, targets = {}, {}

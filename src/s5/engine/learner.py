@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeVar
 
@@ -65,6 +66,27 @@ class Learner(Generic[M]):
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of `loss` to those of the step."""
         self._scaler.scale(loss).backward()
+
+    def learn(
+        self, step: int, parts: Sequence[range], measure: Callable[[range], Mapping[str, torch.Tensor]]
+    ) -> dict[str, torch.Tensor]:
+        """One step over a batch that is computed in parts.
+
+        Args:
+            parts: Places of the images of each part (`BatchPlaces.parts`).
+            measure: Scalars of the images at these places; "loss" is what is descended.
+
+        Returns:
+            Their means over the parts, and "lr", the learning rate.
+        """
+        rows: list[dict[str, torch.Tensor]] = []
+        for part in parts:
+            with self.part(last=part is parts[-1]):
+                row = measure(part)
+                self.backward(row["loss"] / len(parts))
+            rows.append({name: value.detach() for name, value in row.items()})
+        means = {name: torch.stack([row[name] for row in rows]).mean() for name in rows[0]}
+        return {**means, "lr": self.update(step)}
 
     def update(self, step: int) -> torch.Tensor:
         """Optimiser step and EMA; returns the learning rate as a scalar."""

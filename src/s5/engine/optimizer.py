@@ -74,7 +74,7 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            scale = 1.0 if name.startswith("encoder.") else config.head_lr_scale
+            scale = 1.0 if "encoder" in name.split(".") else config.head_lr_scale
             if name in depths:
                 scale *= config.layer_decay ** (last + 1 - depths[name])
             decay = config.weight_decay if is_decayed(name, parameter) else 0.0

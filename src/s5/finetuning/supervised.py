@@ -58,13 +58,12 @@ class Supervised:
         )
 
     def step(self, step: int, batches: tuple[Batch, ...]) -> Mapping[str, torch.Tensor]:
-        network, parts, losses = self.learner.network.train(), self._tiles.places.parts, []
-        for part in parts:
-            with self.learner.part(last=part is parts[-1]):
-                loss = self._tiles.loss(step, batches[0], part, network)
-                self.learner.backward(loss / len(parts))
-            losses.append(loss.detach())
-        return {"loss": torch.stack(losses).mean(), "lr": self.learner.update(step)}
+        network = self.learner.network.train()
+
+        def measure(part: range) -> dict[str, torch.Tensor]:
+            return {"loss": self._tiles.loss(step, batches[0], part, network)}
+
+        return self.learner.learn(step, self._tiles.places.parts, measure)
 
     def evaluated(self) -> SegmentationModel:
         return self.learner.ema.average

@@ -70,7 +70,7 @@ class SegmentationModel(nn.Module):
             change_maps: applied to the encoder's maps before the decoder gets them.
         """
         maps = self._encode(x_BCHW)
-        return self._logits(x_BCHW, maps if change_maps is None else change_maps(maps))
+        return self.decode(x_BCHW, maps if change_maps is None else change_maps(maps))
 
     def features(self, x_BCHW: Tensor) -> list[Tensor]:
         """The four maps that the decoder reads, strides 4, 8, 16 and 32, of the padded input."""
@@ -84,7 +84,7 @@ class SegmentationModel(nn.Module):
     def forward_with_embedding(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """`forward` and `embed` from one pass through the encoder."""
         maps = self._encode(x_BCHW)
-        return self._logits(x_BCHW, maps), pooled(maps[-1])
+        return self.decode(x_BCHW, maps), pooled(maps[-1])
 
     def freeze(self, *parts: str) -> None:
         """Keep parts, such as "encoder", as they are: no gradients, and evaluation mode whatever `train` is told."""
@@ -105,7 +105,8 @@ class SegmentationModel(nn.Module):
         maps: list[Tensor] = self.encoder(pad_to_multiple(x_BCHW, self.encoder.multiple))
         return maps
 
-    def _logits(self, x_BCHW: Tensor, maps: list[Tensor]) -> Tensor:
+    def decode(self, x_BCHW: Tensor, maps: list[Tensor]) -> Tensor:
+        """Logits at the size of `x_BCHW`, from the maps that an encoder made of it, padded."""
         return to_size_of(x_BCHW, self.head(self.decoder(self.neck(maps))), self.encoder.multiple)
 
 

@@ -20,8 +20,9 @@ from s5.engine import Compute, ComputeConfig, resolve_compute
 from s5.engine.prediction import map_tiles
 from s5.models import ModelConfig, SegmentationModel, load_model
 from s5.models.store import open_pointer
+from s5.noisy.config import NoisyConfig
 from s5.noisy.masks import agreement
-from s5.noisy.pretraining import NoisyConfig, pretrain_noisy
+from s5.noisy.pretraining import kept_data, pretrain_noisy
 from s5.progress import progress
 from s5.types import LogFn, log_nothing
 
@@ -168,7 +169,8 @@ def clean_labels(
         )  # fmt: skip
         network, _ = load_model(open_pointer(dict(result.pointer), project))
         judged = noisy[folds == fold].sort_values("image", kind="stable").reset_index(drop=True)
-        corrected = _corrected(network.to(resolved.device), judged, data, config, resolved)
+        seen = kept_data(data, training)
+        corrected = _corrected(network.to(resolved.device), judged, seen, config, resolved)
         for image, tiles in groupby(corrected, key=lambda tile: str(tile.row["image"])):
             files[image] = _write_maps(folder, image, tiles, fold, changes)
     return noisy.assign(

@@ -198,36 +198,54 @@ class SampleSelectionConfig:
         if not 0 <= self.ramp <= 1:
             raise ValueError(f"selection.ramp: expected a share of the steps in [0, 1], got {self.ramp!r}")
 
+    def ramp_at(self, progress: float) -> float:
+        """``exp(-5 (1 - t)^2)`` with t the progress through the ramp, then 1."""
+        if self.ramp == 0 or progress >= self.ramp:
+            return 1.0
+        return math.exp(-5 * (1 - progress / self.ramp) ** 2)
+
     def share_at(self, progress: float) -> float:
         """``1 - exp(-5 (1 - t)^2) (1 - keep)`` with t the progress through the ramp, then `keep`."""
-        if self.ramp == 0 or progress >= self.ramp:
-            return self.keep
-        return 1 - math.exp(-5 * (1 - progress / self.ramp) ** 2) * (1 - self.keep)
+        ramp = self.ramp_at(progress)
+        return self.keep if ramp == 1 else 1 - ramp * (1 - self.keep)
 
 
 def selection_weights(logits_BKHW: Tensor, target_BHW: Tensor, share: float, *, ignore_index: int = 255) -> Tensor:
-    """How much each label counts: ``clip(c / c_r, 0, 1)`` with c the probability that the network gives the label.
+    """How much each label counts: `weights_of_labels` by the probability that the network gives it."""
+    confidence_BHW = label_confidence(logits_BKHW, target_BHW, ignore_index=ignore_index)
+    return weights_of_labels(confidence_BHW, target_BHW, share, classes=logits_BKHW.shape[1], ignore_index=ignore_index)
+
+
+@torch.no_grad()
+def label_confidence(logits_BKHW: Tensor, target_BHW: Tensor, *, ignore_index: int = 255) -> Tensor:
+    """The probability of each label, float32 [B, H, W] without a gradient; of any class where there is none."""
+    label = target_BHW.long().masked_fill(target_BHW == ignore_index, 0)
+    return logits_BKHW.float().softmax(dim=1).gather(1, label.unsqueeze(1)).squeeze(1)
+
+
+@torch.no_grad()
+def weights_of_labels(
+    confidence_BHW: Tensor, target_BHW: Tensor, share: float, *, classes: int, ignore_index: int = 255
+) -> Tensor:
+    """How much each label counts: ``clip(c / c_r, 0, 1)`` with c the confidence in it.
 
     c_r is, for each class, the confidence that the share `share` of its pixels in these images reaches: these count 1,
-    the others less, the less the network believes their label (CromSS, TGRS 2025; soft, not hard, selection).
+    the others less, the less the network believes their label (CromSS, TGRS 2025; soft, not hard, selection). A class
+    of which c_r is 0 counts fully.
 
     Args:
+        confidence_BHW: At least 0.
         share: In (0, 1]; see `SampleSelectionConfig.share_at`.
 
     Returns:
         float32 [B, H, W] in [0, 1], without a gradient; 0 where there is no label.
     """
-    with torch.no_grad():
-        target = target_BHW.long()
-        known = target != ignore_index
-        label = target.masked_fill(~known, 0)
-        confidence = logits_BKHW.float().softmax(dim=1).gather(1, label.unsqueeze(1)).squeeze(1)
-        weights = torch.zeros_like(confidence)
-        for k in range(logits_BKHW.shape[1]):
-            here = known & (label == k)
-            own = confidence[here]
-            if own.numel():
-                fully = max(1, math.ceil(share * own.numel()))
-                least = own.kthvalue(own.numel() - fully + 1).values
-                weights[here] = (own / least.clamp_min(1e-12)).clamp(max=1)
-        return weights
+    weights_BHW = torch.zeros_like(confidence_BHW)
+    for k in range(classes):
+        here = (target_BHW == k) & (target_BHW != ignore_index)
+        own = confidence_BHW[here]
+        if own.numel():
+            fully = max(1, math.ceil(share * own.numel()))
+            least = own.kthvalue(own.numel() - fully + 1).values
+            weights_BHW[here] = (own / least).nan_to_num(nan=1.0).clamp(max=1)
+    return weights_BHW

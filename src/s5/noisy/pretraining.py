@@ -3,58 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from s5.data.loader import Batch, SegmentationData, StepReader, StepSampler, TileSource
-from s5.data.transforms import Normalizer, augment_geometry, augment_some
-from s5.engine import (
-    BatchPlaces,
-    Compute,
-    ComputeConfig,
-    Learner,
-    OwnTiles,
-    StageConfig,
-    TrainResult,
-    launchable,
-    train_network,
-)
+from s5.data.loader import Batch, SegmentationData, StepReader, TileSource
+from s5.data.transforms import Normalizer
+from s5.engine import Compute, ComputeConfig, Learner, TrainResult, launchable, train_network
 from s5.models import ModelConfig, SegmentationModel
-from s5.noisy.losses import (
-    NoisyLossConfig,
-    SampleSelectionConfig,
-    SmoothingConfig,
-    noisy_loss,
-    selection_weights,
-    smoothed_labels,
-)
-from s5.seeds import step_draws
+from s5.noisy.config import NoisyConfig
+from s5.noisy.losses import selection_weights
+from s5.noisy.sensors import TwoSensorPretraining
+from s5.noisy.tiles import NoisyTiles
 from s5.types import LabelSpace, LogFn, log_nothing
-
-
-@dataclass(frozen=True)
-class NoisyConfig(StageConfig):
-    """Supervised training whose loss bears wrong labels.
-
-    Args:
-        loss: The loss.
-        smoothing: Labels that leave room for doubt.
-        selection: Weights of pixels by how far the network believes their label.
-    """
-
-    loss: NoisyLossConfig = field(default_factory=NoisyLossConfig)
-    smoothing: SmoothingConfig = field(default_factory=SmoothingConfig)
-    selection: SampleSelectionConfig = field(default_factory=SampleSelectionConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.loss.name in ("dice", "gce") and (self.smoothing.prior or self.smoothing.uniform):
-            raise ValueError(
-                f"smoothing: {self.loss.name} takes one class a pixel; set smoothing.prior and uniform to 0, or take ce"
-            )
 
 
 class NoisyPretraining:
@@ -72,55 +35,28 @@ class NoisyPretraining:
         seed: int,
         stream: str,
     ) -> None:
-        self.config, self.compute, self.labels = config, compute, labels
-        self.seed, self.stream = seed, stream
+        self.config, self.compute = config, compute
         self._normalizer = normalizer
-        self._places = BatchPlaces.of(config.batch_size, compute, f"{stream}.batch_size")
-        sampler = StepSampler(len(source), config.batch_size, seed=seed, stream=f"{stream}/noisy")
-        self.read = StepReader(((source, OwnTiles(sampler, self._places)),))
+        self._tiles = NoisyTiles(source, labels, config, compute, seed=seed, stream=stream)
+        self.read = StepReader((self._tiles.reading,))
         self.learner = Learner(
             model, config.optimizer, steps=config.steps, ema_decay=config.ema_decay, warm=False, compute=compute
         )
 
-    def step(self, step: int, batches: tuple[Batch, ...]) -> Mapping[str, torch.Tensor]:
-        parts, losses, believed = self._places.parts, [], []
-        for part in parts:
-            with self.learner.part(last=part is parts[-1]):
-                loss, weight = self._loss(step, self._places.part_of(batches[0], part), part)
-                self.learner.backward(loss / len(parts))
-            losses.append(loss.detach())
-            believed.append(weight)
-        row = {"loss": torch.stack(losses).mean(), "lr": self.learner.update(step)}
-        if self.config.selection.enabled:
-            row["label_weight"] = torch.stack(believed).mean()
-        return row
+    def step(self, step: int, batches: tuple[Batch, ...]) -> Mapping[str, Tensor]:
+        return self.learner.learn(step, self._tiles.places.parts, lambda part: self._losses(step, batches[0], part))
 
-    def _loss(self, step: int, batch: Batch, places: range) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss, and the mean weight of the labelled pixels."""
-        config, ignore = self.config, self.labels.ignore_index
-        drawn = step_draws(self.seed, f"{self.stream}/augment", step, (places, self._places.whole))
-        images, masks, _ = augment_geometry(
-            self.compute.to_device(batch.images),
-            self.compute.to_device(batch.masks),
-            self.compute.to_device(batch.valid),
-            config.augmentation,
-            ignore_index=ignore,
-            drawn=drawn,
-        )
-        images = augment_some(self._normalizer.scale(images), config.strong, config.photometry, drawn)
+    def _losses(self, step: int, batch: Batch, part: range) -> dict[str, Tensor]:
+        selection, moved = self.config.selection, self._tiles.moved(step, batch, part)
+        images = self._tiles.ready(moved.images, self._normalizer, moved.drawn)
         with self.compute.autocast():
-            logits = self.learner.network.train()(self._normalizer.ready(images))
-        weights, mean = None, masks.new_ones((), dtype=torch.float32)
-        if config.selection.enabled:
-            share = config.selection.share_at(step / config.steps)
-            weights = selection_weights(logits, masks, share, ignore_index=ignore)
-            mean = weights.sum() / (masks != ignore).sum().clamp_min(1)
-        soft = smoothed_labels(masks, config.smoothing, classes=self.labels.num_classes, ignore_index=ignore)
-        loss = noisy_loss(
-            logits, masks, config.loss, ignore_index=ignore, weights_BHW=weights, soft_BKHW=soft,
-            pool=self.compute.group.pool,
-        )  # fmt: skip
-        return loss, mean
+            logits = self.learner.network.train()(images)
+        weights, row = None, {}
+        if selection.enabled:
+            share = selection.share_at(step / self.config.steps)
+            weights = selection_weights(logits, moved.masks, share, ignore_index=self._tiles.labels.ignore_index)
+            row["label_weight"] = self._tiles.mean_weight(weights, moved.masks)
+        return {"loss": self._tiles.loss(logits, moved.masks, weights), **row}
 
     def evaluated(self) -> SegmentationModel:
         return self.learner.ema.average
@@ -152,24 +88,30 @@ def pretrain_noisy(
 ) -> TrainResult:
     """Train a network on the tiles of the split ``noisy``; the weights kept are the best on ``val``, else the last.
 
-    Its pointer counts no labelled image: noisy labels are free.
+    With fusion the network that is validated and kept is that of one sensor, for its bands alone (`kept_data`). The
+    pointer counts no labelled image: noisy labels are free.
 
     Args:
         name: The stage, such as ``"noisy_model"``.
 
     Raises:
-        ValueError: there are no tiles with noisy labels.
+        ValueError: there are no tiles with noisy labels, or the data has no such sensor.
         Interrupted: the process was asked to stop; run again to go on.
     """
-    source = data.split("noisy")
 
-    def method(network: SegmentationModel, resolved: Compute) -> NoisyPretraining:
+    def method(network: SegmentationModel, resolved: Compute) -> NoisyPretraining | TwoSensorPretraining:
+        if config.has_sensors:
+            return TwoSensorPretraining(network, data, model, config, resolved, seed=seed, stream=name)
         normalizer = Normalizer(data.statistics, resolved.device)
+        source = data.split("noisy")
         return NoisyPretraining(network, source, normalizer, data.labels, config, resolved, seed=seed, stream=name)
 
+    data.split("noisy")  # before a network is built
+    names = config.kept_and_other() if config.has_sensors else ()
+    sensors = {sensor: data.of_sensor(sensor).statistics.to_dict() for sensor in names}
     return train_network(
         method,
-        data,
+        kept_data(data, config),
         model,
         config.loop(),
         compute,
@@ -181,5 +123,11 @@ def pretrain_noisy(
         tune=config.tune,
         labeled_per_step=0,
         val_batch_size=config.val_batch_size,
+        inputs={"sensors": sensors} if sensors else None,
         log=log,
     )
+
+
+def kept_data(data: SegmentationData, config: NoisyConfig) -> SegmentationData:
+    """The tiles as the network that is kept takes them: with the bands of its sensor, or all without fusion."""
+    return data.of_sensor(config.kept_and_other()[0]) if config.has_sensors else data

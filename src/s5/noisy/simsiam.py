@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -133,16 +132,13 @@ class SimSiam:
         )
 
     def step(self, step: int, batches: tuple[Batch, ...]) -> Mapping[str, Tensor]:
-        parts, losses = self._places.parts, []
-        for part in parts:
-            with self.learner.part(last=part is parts[-1]):
-                batch = self._places.part_of(batches[0], part)
-                views = [self._view(step, batch, part, number) for number in (1, 2)]
-                with self.compute.autocast():
-                    loss: Tensor = self.learner.network.train()(*views)
-                self.learner.backward(loss / len(parts))
-            losses.append(loss.detach())
-        return {"loss": torch.stack(losses).mean(), "lr": self.learner.update(step)}
+        def measure(part: range) -> dict[str, Tensor]:
+            batch = self._places.part_of(batches[0], part)
+            views = [self._view(step, batch, part, number) for number in (1, 2)]
+            with self.compute.autocast():
+                return {"loss": self.learner.network.train()(*views)}
+
+        return self.learner.learn(step, self._places.parts, measure)
 
     def _view(self, step: int, batch: Batch, places: range, number: int) -> Tensor:
         drawn = step_draws(self.seed, f"{self.stream}/view{number}", step, (places, self._places.whole))

@@ -41,6 +41,14 @@ def test_tiles_are_their_windows_padded_at_the_bottom_and_right(scene):
     assert (found[:, ~valid] == 0).all()
 
 
+def test_chosen_bands_are_read_in_their_order(scene):
+    image, mask, manifest = scene
+    found, labels, valid = TileReader(manifest, bands=3, size=32, chosen=[2, 0]).read(1)
+    np.testing.assert_array_equal(found, image[[2, 0], 8:40, 18:50])
+    np.testing.assert_array_equal(labels, mask[8:40, 18:50])
+    assert valid.all() and not found.flags.writeable
+
+
 @pytest.mark.parametrize("none", [None, float("nan"), ""])
 def test_without_mask_nothing_is_labelled(scene, none):
     _, _, manifest = scene

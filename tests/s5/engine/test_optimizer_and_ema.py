@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from s5.engine import EMA, OptimizerConfig, build_optimizer, set_learning_rate
+from s5.engine import EMA, Compute, Learner, OptimizerConfig, build_optimizer, set_learning_rate
 from s5.engine.optimizer import is_decayed
 from s5.models import create_encoder, create_model
+
+CPU = Compute(torch.device("cpu"), "fp32")
 
 
 class Net(nn.Module):
@@ -96,6 +98,35 @@ def test_cosine_with_warmup() -> None:
     assert all(a < b for a, b in itertools.pairwise(rates[:11]))
     for step in (10, 37, 99):
         assert rates[step] == pytest.approx(1 + math.cos(math.pi * (step - 10) / 90))
+
+
+def test_encoders_inside_a_larger_network_have_the_rate_of_encoders() -> None:
+    net = nn.ModuleDict({"network": Net(), "encoder": nn.Conv2d(3, 4, 1)})
+    optimizer = build_optimizer(net, OptimizerConfig(lr=1e-3, head_lr_scale=10))
+    rates = {id(p): g["peak_lr"] for g in optimizer.param_groups for p in g["params"]}
+    assert rates[id(net["network"].encoder[0].weight)] == rates[id(net["encoder"].weight)] == 1e-3
+    assert rates[id(net["network"].head.weight)] == pytest.approx(1e-2)
+
+
+def test_a_batch_in_parts_is_learnt_as_a_whole() -> None:
+    """Means of the losses and of their gradients, so that one step of AdamW ends at the same weights."""
+    inputs, found, rows = torch.arange(12.0).reshape(6, 2) / 10, [], []
+    for parts in ([range(6)], [range(2), range(2, 4), range(4, 6)]):
+        torch.manual_seed(0)
+        net = nn.Linear(2, 1)
+        learner = Learner(net, OptimizerConfig(lr=0.1), steps=4, ema_decay=0.9, warm=True, compute=CPU)
+        row = learner.learn(
+            0,
+            parts,
+            lambda part, net=net: {"loss": net(inputs[list(part)]).square().mean(), "first": inputs[part[0], 0]},
+        )
+        found.append(net.weight.detach().clone())
+        rows.append({name: float(value) for name, value in row.items()})
+    torch.testing.assert_close(found[0], found[1])
+    assert rows[0]["loss"] == pytest.approx(rows[1]["loss"]) and rows[0]["lr"] == rows[1]["lr"] == pytest.approx(
+        0.1 / 1.08
+    )
+    assert (rows[0]["first"], rows[1]["first"]) == pytest.approx((0, (0 + 0.4 + 0.8) / 3))
 
 
 def test_ema_closed_form_and_counters() -> None:

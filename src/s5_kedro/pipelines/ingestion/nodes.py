@@ -20,6 +20,7 @@ def ingest_tiles(dataset: str, ingestion: dict[str, Any], seed: int) -> tuple[An
         "name": ingested.card.name,
         **asdict(ingested.labels),
         "bands": list(ingested.card.bands),
+        "sensors": {name: list(bands) for name, bands in ingested.card.sensors.items()},
         "tile_size": config.tile_size,
         "protocol": ingested.card.protocol.to_dict(),
     }
