@@ -20,6 +20,7 @@ from s5_kedro.tracking import MetricsLog
 
 if TYPE_CHECKING:
     from s5.data.loader import SegmentationData
+    from s5.data.protocol import EvaluationProtocol
 
 _FOLDER = "data/07_model_output/multi_finetune"
 _NOT_OF_A_RUN = ("mode", "seeds", "split", "datasets")  # these are in the fingerprints, and in the terms
@@ -116,12 +117,15 @@ def _count(pointer: Mapping[str, Any]) -> int:
 def evaluate_run(
     run: Mapping[str, Any],
     data: Mapping[str, SegmentationData],
+    protocols: Mapping[str, EvaluationProtocol],
     config: MultiFinetuneConfig,
     compute: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """A row of the table: the scores of every data set by the network that a run has for it, and their mean mIoU."""
-    from s5.engine import ComputeConfig, evaluate_model, resolve_compute
-    from s5.metrics import segmentation_scores
+    """A row of the table: the scores of every data set by the network that a run has for it, and their mean mIoU.
+
+    Each data set is measured as its own card's protocol has it.
+    """
+    from s5.engine import ComputeConfig, measure_model, resolve_compute
     from s5.models import load_model, open_pointer
     from s5.types import BandStatistics
 
@@ -131,13 +135,12 @@ def evaluate_run(
         weights = open_pointer(made["pointer"], project_root())
         for name in made["datasets"]:
             model, metadata = load_model(weights, task=name)
-            matrix = evaluate_model(
+            _, found = measure_model(
                 model.to(where.device), data[name].split(config.split),
                 BandStatistics.from_dict(metadata["statistics"]), data[name].labels,
-                batch_size=config.train.val_batch_size, compute=where,
-            ).matrix  # fmt: skip
-            val = made["pointer"]["val_mious"].get(name)
-            scores[name] = {**segmentation_scores(matrix, data[name].labels.classes), "val_miou": val}
+                batch_size=config.train.val_batch_size, compute=where, protocol=protocols[name],
+            )  # fmt: skip
+            scores[name] = {**found, "val_miou": made["pointer"]["val_mious"].get(name)}
     known = [of["miou"] for of in scores.values() if of["miou"] is not None]
     head = {"model": run["models"][0]["pointer"]["config"]["model"]["encoder"]}
     facts = {key: run[key] for key in ("mode", "seed", "parameters")}
