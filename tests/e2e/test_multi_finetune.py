@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +14,9 @@ import torch
 import yaml
 
 from s5.models import load_model, open_pointer
+
+# MLflow's store with SQLAlchemy 2.1.
+pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")
 
 WINDOWS = {"mode": "window", "size": 32, "leave_out": ["water"], "boundary": 0.05}
 VIT = {"encoder": "s5_vit", "image_size": 64, "encoder_options": {"width": 24, "depth": 4, "heads": 2}}
@@ -23,7 +27,7 @@ def test_the_table_has_a_row_a_mode_and_what_is_through_is_kept(
 ) -> None:
     project = make_project(tmp_path / "project")
     other = write_world(tmp_path / "other", seed=1)
-    other.write_text(other.read_text() + yaml.safe_dump({"protocol": WINDOWS}))
+    other.write_text(other.read_text().replace("name: mini", "name: coast") + yaml.safe_dump({"protocol": WINDOWS}))
     (tmp_path / "sets.yml").write_text(
         yaml.safe_dump({"one": str(world), "two": {"card": "other", "weight": 0.5, "start": 1}})
     )
@@ -48,6 +52,10 @@ def test_the_table_has_a_row_a_mode_and_what_is_through_is_kept(
     assert set(manifest["dataset"]) == {"one", "two"}
     history = pd.read_parquet(newest("08_reporting", "multi_history.parquet"))
     assert history[history["mode"] == "mdf"]["loss_two"].isna().tolist() == [True, False]
+
+    client = mlflow.MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("s5").experiment_id])
+    assert [run.data.tags["dataset"] for run in runs] == ["mini, coast"]
 
     weights = {path: path.stat().st_mtime_ns for path in project.glob("data/06_models/multi_model/*/model.safetensors")}
     assert len(weights) == 4
