@@ -26,7 +26,7 @@ class _Sam:
         processor: Its own.
     """
 
-    parameter = "sam"
+    parameter: str  # that names the model, for messages
 
     def __init__(self, model: Any, processor: Any) -> None:
         self._model, self._processor = model, processor
@@ -38,7 +38,7 @@ class _Sam:
         classes = {"sam": ("SamModel", "SamProcessor")}
         classes |= dict.fromkeys(("sam2", "sam2_video"), ("Sam2Model", "Sam2Processor"))
         if kind not in classes:
-            raise ValueError(f"{cls.parameter}: {name} is a {kind!r}; give a SAM or SAM 2, or null for none")
+            raise ValueError(f"{cls.parameter}: {name} is a {kind!r}; give a SAM or SAM 2")
         model, processor = (getattr(transformers, one) for one in classes[kind])
         loaded = model.from_pretrained(name, dtype=config.dtype).to(config.torch_device).eval()
         return loaded, processor.from_pretrained(name)
@@ -89,7 +89,7 @@ class BoxMasker(_Sam):
 
 
 class GridMasker(_Sam):
-    """Masks of whatever there is at the points of a grid, as SAM's own generator makes them (its section 7.1).
+    """Masks of whatever there is at the points of a grid, as SAM's own generator makes them (appendix B).
 
     Args:
         model, processor: As `BoxMasker` takes them.
