@@ -155,6 +155,8 @@ def _check_submission(config: Any) -> None:
 
 
 def _check_datasets(config: Any) -> None:
+    if config.init is not None:
+        given_model("multi_finetune.init", config.init)
     for entry in dataset_entries(config.datasets).values():
         _check_card(entry.card)
 

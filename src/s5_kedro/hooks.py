@@ -15,6 +15,7 @@ from kedro.io import CatalogProtocol
 from kedro.pipeline import Pipeline
 from kedro.pipeline.node import Node
 
+from s5_kedro.cards import dataset_entries
 from s5_kedro.checks import check_parameters
 from s5_kedro.datasets.atomic import FINGERPRINT, AtomicDataset
 from s5_kedro.fingerprints import Fingerprint, changes_results, check_present, check_reused, expected_fingerprint
@@ -110,7 +111,8 @@ class TrackingHooks:
         run.id = run.id or os.environ.get("MLFLOW_RUN_ID") or self._open_run.run_id()
 
     @hook_impl(trylast=True)
-    def before_pipeline_run(self, catalog: CatalogProtocol) -> None:
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: CatalogProtocol) -> None:
+        """Tags: the cards that the run is about, its seed, and the code."""
         import mlflow
 
         from s5_kedro.tracking import git_revision
@@ -120,8 +122,8 @@ class TrackingHooks:
             return
         self._run_id = active.info.run_id
         self._open_run.open(self._run_id)
-        dataset, seed = catalog.load("params:dataset"), catalog.load("params:seed")
-        tags = {"dataset": _name_of(dataset), "seed": seed, "git_revision": git_revision(project_root())}
+        seed, revision = catalog.load("params:seed"), git_revision(project_root())
+        tags = {"dataset": dataset_names(pipeline, catalog), "seed": seed, "git_revision": revision}
         if self._earlier not in (None, self._run_id):
             tags["resumes"] = self._earlier
         mlflow.set_tags(tags)
@@ -155,11 +157,26 @@ _CHANGING = ("run_id", "only_missing_outputs", "runner", "runtime_params")  # th
 _ARTIFACTS = {".png", ".html", ".json", ".md", ".tex"}
 
 
+def dataset_names(pipeline: Pipeline, catalog: CatalogProtocol) -> str:
+    """The names of all cards of a run, joined by commas: more than one with `multi_finetune` and `detection.others`."""
+    groups = [{name.partition(".")[0] for name in node.inputs} for node in pipeline.nodes]
+    of_several = [_MULTI in group for group in groups]
+    cards = [] if all(of_several) else [catalog.load("params:dataset")]
+    if any("params:detection" in group for group in groups):
+        cards += catalog.load("params:detection.others").values()
+    if any(of_several):
+        cards += [entry.card for entry in dataset_entries(catalog.load(f"{_MULTI}.datasets")).values()]
+    return ", ".join(dict.fromkeys(_name_of(str(card)) for card in cards))
+
+
+_MULTI = "params:multi_finetune"
+
+
 def _name_of(dataset: str) -> str:
     """The name that a dataset card gives itself; the parameter where there is no such card (any more)."""
     from s5.data.card import load_card
 
     try:
-        return DEMO if dataset == DEMO else load_card(find_card(str(dataset))).name
+        return DEMO if dataset == DEMO else load_card(find_card(dataset)).name
     except (ValueError, OSError):
-        return str(dataset)
+        return dataset

@@ -7,13 +7,16 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from kedro.pipeline import Pipeline
 
 from s5_kedro.hooks import TrackingHooks
+from s5_kedro.pipelines.ablation.study import child_run
 from s5_kedro.tracking import MetricsLog, OpenRun, _birth, git_revision
 
 with warnings.catch_warnings():
@@ -142,9 +145,59 @@ def test_the_run_that_is_resumed_is_a_tag(
     monkeypatch.setattr("s5_kedro.hooks.project_root", lambda: tmp_path)
     hooks = TrackingHooks()
     hooks._open_run, hooks._earlier = OpenRun(tmp_path, {}), earlier
-    hooks.before_pipeline_run(SimpleNamespace(load={"params:dataset": "demo", "params:seed": 3}.get))
+    catalog = SimpleNamespace(load={"params:dataset": "demo", "params:seed": 3}.get)
+    hooks.before_pipeline_run(SimpleNamespace(nodes=[SimpleNamespace(inputs=["params:dataset"])]), catalog)
     tags = mlflow.MlflowClient().get_run(run.info.run_id).data.tags
     assert (tags["dataset"], tags["seed"], tags.get("resumes")) == ("demo", "3", earlier)
+
+
+DATASETS = {
+    "params:dataset": "demo",
+    "params:seed": 0,
+    "params:multi_finetune.datasets": {"a": "town/dataset.yml", "b": {"card": "coast", "weight": 2.0}, "c": "demo"},
+    "params:detection.others": {"ships": "coast/dataset.yml", "gone": "nowhere.yml"},
+}
+
+
+@pytest.mark.parametrize(
+    ("pipelines", "names"),
+    [
+        (["ingestion"], "demo"),
+        (["multi_finetune"], "Town, Coast, demo"),
+        (["ingestion", "multi_finetune"], "demo, Town, Coast"),
+        (["detection"], "demo, Coast, nowhere.yml"),
+        (["results_table"], "demo"),
+    ],
+)
+def test_a_run_is_tagged_with_the_names_of_all_its_cards(
+    run: Any, tmp_path: Path, pipelines: list[str], names: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cards' own names, also where a slice takes the group without its `datasets`."""
+    monkeypatch.setattr("s5_kedro.project._root", [tmp_path])
+    for name in ("Town", "Coast"):
+        folder = tmp_path / name.lower()
+        (folder / "images").mkdir(parents=True)
+        splits = "splits: {unlabeled: {images: images}}"
+        (folder / "dataset.yml").write_text(f"name: {name}\nclasses: [x, y]\nbands: [red, green, blue]\n{splits}\n")
+    parts = [import_module(f"s5_kedro.pipelines.{name}").create_pipeline() for name in pipelines]
+    whole = sum(parts, Pipeline([]))
+    sliced = [whole, whole.only_nodes("evaluate_datasets")] if pipelines == ["multi_finetune"] else [whole]
+    for pipeline in sliced:
+        hooks = TrackingHooks()
+        hooks._open_run = OpenRun(tmp_path, {})
+        hooks.before_pipeline_run(pipeline, SimpleNamespace(load=DATASETS.get))
+        assert mlflow.MlflowClient().get_run(run.info.run_id).data.tags["dataset"] == names
+
+
+def test_a_run_of_a_study_has_the_tags_of_its_command(run: Any) -> None:
+    mlflow.set_tags({"dataset": "Town", "seed": 0, "git_revision": "abc"})
+    with child_run("scratch", 7):
+        child = mlflow.active_run()
+    tags = mlflow.MlflowClient().get_run(child.info.run_id).data.tags
+    assert {name: tags[name] for name in ("dataset", "seed", "git_revision")} == {
+        "dataset": "Town", "seed": "7", "git_revision": "abc",
+    }  # fmt: skip
+    assert tags["mlflow.parentRunId"] == run.info.run_id
 
 
 def test_a_command_that_runs_beside_this_one_keeps_its_run(store: str, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from s5.detection.annotations import (
     write_submission,
 )
 from s5.detection.boxes import find_faults, from_corners, to_corners, to_le90
+from s5.detection.config import DetectorConfig
 from s5.detection.detector import Detector, create_detector, create_multi_detector
 from s5.detection.evaluation import evaluate, evaluate_dota
 from s5.detection.iou import quad_iou, rotated_iou, rotated_iou_matrix
@@ -18,7 +19,7 @@ from s5.detection.prediction import PredictConfig, detect_scene
 from s5.detection.roi_align import rotated_roi_align
 from s5.detection.scenes import DetectionData, Scene, collect_scenes
 from s5.detection.splitting import crop_annotations, merge_patches, patch_name
-from s5.detection.training import DetectorConfig, train_detector
+from s5.detection.training import train_detector
 
 __all__ = [
     "Annotations",

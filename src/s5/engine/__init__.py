@@ -5,7 +5,7 @@ from s5.engine.checkpoint import Checkpoints
 from s5.engine.compute import Compute, ComputeConfig, release_freed_memory, resolve_compute
 from s5.engine.config import StageConfig, TrainingConfig
 from s5.engine.ema import EMA
-from s5.engine.evaluation import evaluate_model, predict_batches
+from s5.engine.evaluation import evaluate_model, measure_model, predict_batches
 from s5.engine.group import Group, joined_group
 from s5.engine.launch import launchable
 from s5.engine.learner import Learner
@@ -49,6 +49,7 @@ __all__ = [
     "joined_group",
     "launchable",
     "map_tiles",
+    "measure_model",
     "model_metadata",
     "predict_batches",
     "release_freed_memory",

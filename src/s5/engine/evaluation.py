@@ -17,7 +17,7 @@ from s5.data.transforms import Normalizer
 from s5.engine.compute import Compute
 from s5.engine.prediction import map_tiles
 from s5.engine.views import predict_classes
-from s5.metrics import BoundaryCounts, ConfusionMatrix
+from s5.metrics import BoundaryCounts, ConfusionMatrix, boundary_scores, segmentation_scores
 from s5.types import BandStatistics, LabelSpace
 
 
@@ -85,6 +85,31 @@ def evaluate_model(
         boundary.counts = group.pool(boundary.counts.to(compute.device)).to(boundary.counts.device)
     model.train(was_training)
     return matrix
+
+
+def measure_model(
+    model: nn.Module,
+    source: TileSource,
+    statistics: BandStatistics,
+    labels: LabelSpace,
+    *,
+    batch_size: int,
+    compute: Compute,
+    protocol: EvaluationProtocol,
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """All that a protocol asks for, the arguments being those of `evaluate_model`.
+
+    Returns:
+        The confusion matrix, int64 [K, K], and the scores in percent: `segmentation_scores`, and `boundary_scores`
+        where the protocol has a boundary.
+    """
+    width, left_out = protocol.boundary, protocol.leave_out
+    boundary = None if width is None else BoundaryCounts(labels.num_classes, width, labels.ignore_index)
+    matrix = evaluate_model(
+        model, source, statistics, labels, batch_size=batch_size, compute=compute, protocol=protocol, boundary=boundary
+    ).matrix
+    outlines = {} if boundary is None else boundary_scores(boundary.counts, labels.classes, left_out)
+    return matrix, {**segmentation_scores(matrix, labels.classes, left_out), **outlines}
 
 
 @dataclass(frozen=True)

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from s5.data.loader import Batch, SegmentationData, StepReader, read_batch
+from s5.data.loader import SegmentationData
 from s5.data.transforms import Normalizer
 from s5.engine import (
     Compute,
     ComputeConfig,
-    Learner,
-    TrainingConfig,
     TrainResult,
     fit_and_save,
     launchable,
@@ -28,152 +24,15 @@ from s5.engine import (
     validator,
 )
 from s5.finetuning.labeled import LabeledTiles
-from s5.models import (
-    ModelConfig,
-    MultiDatasetModel,
-    SegmentationModel,
-    add_dataset,
-    create_model,
-    from_dense,
-    load_model,
-    load_multi_model,
-    open_pointer,
-    read_metadata,
-)
-from s5.seeds import seed_of
+from s5.finetuning.multi_start import start_multi_model
+from s5.finetuning.multi_step import DatasetTerm, MultiConfig, MultiDatasetTraining
+from s5.models import ModelConfig, open_pointer, read_metadata
 from s5.types import LogFn, log_nothing
 
 logger = logging.getLogger(__name__)
 
 MODES = ("sdf", "mdf", "moe")
 """S5's Table 3: a network for each data set; one encoder for all, each with a decoder and a head; and with experts."""
-
-
-@dataclass(frozen=True)
-class DatasetTerm:
-    """What one data set counts in a training.
-
-    Args:
-        weight: Factor on its loss in the sum of all, over 0.
-        start: The step at which it joins; before, it is not computed at all.
-    """
-
-    weight: float = 1.0
-    start: int = 0
-
-    def __post_init__(self) -> None:
-        if not (self.weight > 0 and math.isfinite(self.weight)):
-            raise ValueError(f"weight: expected a factor over 0, got {self.weight!r}; leave the data set out instead")
-        if not isinstance(self.start, int) or isinstance(self.start, bool) or self.start < 0:
-            raise ValueError(f"start: expected a step of at least 0, got {self.start!r}")
-
-
-@dataclass(frozen=True)
-class MultiConfig(TrainingConfig):
-    """Training on several data sets; `batch_size` is that of each of them.
-
-    Args:
-        part_features: Outputs of each feed-forward layer that belong to a data set's expert (the papers' 256); 0 shares
-            the whole encoder.
-        learns: ``"all"``, or ``"added"``: of a network that is started from, only the parts of data sets that it did
-            not have.
-    """
-
-    part_features: int = 256
-    learns: str = "all"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.part_features, int) or isinstance(self.part_features, bool) or self.part_features < 0:
-            raise ValueError(f"part_features: expected a whole number of at least 0, got {self.part_features!r}")
-        if self.learns not in ("all", "added"):
-            raise ValueError(f"learns: expected all or added, got {self.learns!r}")
-        if self.tune.what != "all":
-            raise ValueError(f"tune.what: several data sets train everything, got {self.tune.what!r}; see learns")
-
-
-@dataclass(frozen=True)
-class JoiningReader(StepReader):
-    """A `StepReader` whose parts are read from a step of their own on.
-
-    Args:
-        starts: The first step of each part.
-    """
-
-    starts: tuple[int, ...]
-
-    def __call__(self, step: int) -> tuple[Batch, ...]:
-        there = zip(self.parts, self.starts, strict=True)
-        return tuple(read_batch(source, indices(step)) for (source, indices), start in there if start <= step)
-
-
-class MultiDatasetTraining:
-    """A batch of each data set per step, their losses summed with weights: a `s5.engine.Method`.
-
-    A data set's expert, decoder and head get gradients from its own batches alone. Where it has none in a step, they
-    have no gradient, and neither AdamW, its decay, nor the average moves them.
-
-    Args:
-        tiles: The labelled tiles of the data sets that are trained.
-        terms: What each of them counts.
-    """
-
-    def __init__(
-        self,
-        model: MultiDatasetModel,
-        tiles: Mapping[str, LabeledTiles],
-        terms: Mapping[str, DatasetTerm],
-        config: MultiConfig,
-        compute: Compute,
-        *,
-        warm: bool,
-    ) -> None:
-        self.config, self._tiles, self._terms = config, dict(tiles), terms
-        self.read = JoiningReader(
-            tuple(one.reading for one in self._tiles.values()), tuple(terms[name].start for name in self._tiles)
-        )
-        self.learner = Learner(
-            model,
-            config.optimizer,
-            steps=config.steps,
-            ema_decay=config.ema_decay,
-            warm=warm,
-            compute=compute,
-            in_parts=True,
-        )
-
-    def taking_part(self, step: int) -> list[str]:
-        """The data sets that have begun at `step`."""
-        return [name for name in self._tiles if self._terms[name].start <= step]
-
-    def step(self, step: int, batches: tuple[Batch, ...]) -> Mapping[str, torch.Tensor]:
-        names, metrics = self.taking_part(step), {}
-        network = self.learner.network.train()
-        for name, batch in zip(names, batches, strict=True):
-            tiles, losses = self._tiles[name], []
-            for part in tiles.places.parts:
-                with self.learner.part(last=name == names[-1] and part is tiles.places.parts[-1]):
-                    loss = tiles.loss(step, batch, part, partial(network, task=name))
-                    self.learner.backward(loss * (self._terms[name].weight / len(tiles.places.parts)))
-                losses.append(loss.detach())
-            metrics[f"loss_{name}"] = torch.stack(losses).mean()
-        total = torch.stack([self._terms[name].weight * metrics[f"loss_{name}"] for name in names]).sum()
-        return {"loss": total, **metrics, "lr": self.learner.update(step)}
-
-    def evaluated(self) -> MultiDatasetModel:
-        return self.learner.ema.average
-
-    def images_per_step(self) -> int:
-        return self.config.batch_size * len(self._tiles)
-
-    def on_log(self, rows: list[dict[str, float]]) -> None:
-        """Nothing can collapse here."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.learner.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.learner.load_state_dict(state)
 
 
 @launchable
@@ -307,81 +166,6 @@ def train_mode(
     return results
 
 
-def start_multi_model(
-    data: Mapping[str, SegmentationData],
-    model: ModelConfig,
-    config: MultiConfig,
-    *,
-    seed: int,
-    project: Path,
-    init: Mapping[str, Any] | None = None,
-    like: str | Mapping[str, Any] | None = None,
-) -> tuple[MultiDatasetModel, list[str]]:
-    """The network before its first step, and the names of the data sets that are trained.
-
-    Without `init` a dense network is made at random, and every data set starts as it: the same start in every mode. A
-    head that cannot be a copy is drawn for the data set's name, and is the same whatever data sets there are beside it.
-
-    Raises:
-        ValueError: as `train_multi`.
-    """
-    classes = {name: of.labels.num_classes for name, of in data.items()}
-    bands = len(next(iter(data.values())).statistics.bands)
-    torch.manual_seed(seed_of(seed, "init", 0))
-    weights = None if init is None else open_pointer(dict(init), project)
-    if weights is not None and "datasets" in read_metadata(weights)["architecture"]:
-        network, metadata = load_multi_model(weights)
-        _check_network(network.architecture, model, bands, config.part_features, weights)
-        _check_classes(data, metadata, weights)
-        added = [name for name in data if name not in network.datasets]
-        for name in added:
-            torch.manual_seed(seed_of(seed, f"init/{name}", 0))
-            network = add_dataset(network, name, classes[name], like=_source(like, network, project))
-        return network.train(), _learning(network, list(data), added, config)
-    if config.learns == "added":
-        raise ValueError("learns: 'added' needs init, a network for several data sets that some are added to")
-    if weights is None:
-        dense = create_model(**asdict(model), classes=next(iter(classes.values())), bands=bands)
-    else:
-        dense, _ = load_model(weights)
-        _check_network(dense.architecture, model, bands, 0, weights)
-    network = from_dense(dense, classes, part_features=config.part_features)
-    for name, number in classes.items():
-        if number != dense.num_classes or weights is None:
-            torch.manual_seed(seed_of(seed, f"init/{name}", 0))
-            _last_layer(network.heads[name]).reset_parameters()
-    return network.train(), list(data)
-
-
-def _learning(network: MultiDatasetModel, names: list[str], added: list[str], config: MultiConfig) -> list[str]:
-    if config.learns == "all":
-        resting = [name for name in network.datasets if name not in names]
-        if resting:
-            logger.warning(
-                "The data sets %s of the start are not among those trained: what they share with the others will "
-                "change and they will not follow; name them too, or set learns to 'added'.",
-                resting,
-            )
-        return names
-    if not added:
-        raise ValueError(
-            f"learns: 'added', but the start has all of {names} already; name a new data set, or set 'all'"
-        )
-    network.train_only(*added)
-    return added
-
-
-def _source(like: str | Mapping[str, Any] | None, network: MultiDatasetModel, project: Path) -> str | SegmentationModel:
-    if like is None:
-        return next(iter(network.datasets))
-    return like if isinstance(like, str) else load_model(open_pointer(dict(like), project))[0]
-
-
-def _last_layer(head: nn.Module) -> nn.Conv2d:
-    layers = [layer for layer in head.modules() if isinstance(layer, nn.Conv2d)]
-    return layers[-1]
-
-
 def _check(
     data: Mapping[str, SegmentationData], terms: Mapping[str, DatasetTerm], config: MultiConfig, compute: ComputeConfig
 ) -> None:
@@ -399,27 +183,6 @@ def _check(
             )
     if min(term.start for term in terms.values()) > 0:
         raise ValueError("datasets: none of them starts at step 0; let start be 0 for at least one")
-
-
-def _check_network(found: Mapping[str, Any], model: ModelConfig, bands: int, part_features: int, weights: Path) -> None:
-    asked = {**asdict(model), "bands": bands, "part_features": part_features}
-    found = {"part_features": 0, **found}
-    for key in sorted(found.keys() & asked.keys()):
-        if found[key] != asked[key]:
-            raise ValueError(
-                f"{weights}: these weights are of a network with {key} {found[key]!r}, this run asks for "
-                f"{asked[key]!r}; set it to the same, or set init to null"
-            )
-
-
-def _check_classes(data: Mapping[str, SegmentationData], metadata: Mapping[str, Any], weights: Path) -> None:
-    known = metadata["datasets"]
-    for name, of in data.items():
-        if name in known and list(known[name]["classes"]) != list(of.labels.classes):
-            raise ValueError(
-                f"{weights}: knows {name!r} with the classes {known[name]['classes']}, the data set has "
-                f"{list(of.labels.classes)}; give the data set another name to add it"
-            )
 
 
 def _described(

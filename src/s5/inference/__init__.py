@@ -3,7 +3,8 @@
 from s5.inference.blending import BlendedStrip, BlendGrid, blend
 from s5.inference.config import SceneConfig
 from s5.inference.predictor import Predictor
-from s5.inference.scene import PartialMapError, SceneMap, SceneModel, ScenePictures, map_scene
+from s5.inference.products import SceneModel, ScenePictures
+from s5.inference.scene import PartialMapError, SceneMap, map_scene
 from s5.inference.strips import map_strips
 
 __all__ = [

@@ -127,10 +127,10 @@ def create_grounder(
 
         return QwenVL.load(config, phrases, background)
     if config.name == "sam3":
-        from s5.purification.sam import Sam3Text
+        from s5.purification.text_masks import Sam3Text
 
         return Sam3Text.load(config, phrases, background)
-    from s5.purification.clipseg import ClipSeg
+    from s5.purification.text_masks import ClipSeg
 
     return ClipSeg.load(config, phrases, background)
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from s5.purification.boxes import Box, parse_boxes
-from s5.purification.extras import vision_language_library
+from s5.purification.extras import load_model, vision_language_library
 from s5.purification.grounding import GroundingConfig, grounder_record
 from s5.purification.prompts import same_name
-from s5.purification.sam import BoxMasker, load_model
+from s5.purification.sam import BoxMasker
 
 logger = logging.getLogger(__name__)
 _CLASSES = {"qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration", "qwen3_vl": "Qwen3VLForConditionalGeneration"}

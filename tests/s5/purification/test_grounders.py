@@ -198,7 +198,7 @@ def test_the_error_names_the_extra(name, library, monkeypatch):
 
 
 def test_the_libraries_are_imported_when_they_are_needed():
-    names = ["boxes", "clip", "clipseg", "embedded", "grounding", "prompts", "qwen", "sam"]
+    names = ["boxes", "clip", "embedded", "grounding", "prompts", "qwen", "refinement", "sam", "text_masks"]
     code = f"import sys, {', '.join('s5.purification.' + name for name in names)}\n"
     code += "assert not {'transformers', 'open_clip'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -95,12 +95,15 @@ class Study:
 
 @contextmanager
 def child_run(arm: str, seed: int) -> Iterator[None]:
-    """A run of MLflow below that of the command, where there is one."""
+    """A run of MLflow below that of the command, where there is one, with its tags."""
     import mlflow
 
-    if mlflow.active_run() is None:
+    parent = mlflow.active_run()
+    if parent is None:
         yield
         return
-    with mlflow.start_run(run_name=f"{arm}, seed {seed}", nested=True):
+    tags = mlflow.MlflowClient().get_run(parent.info.run_id).data.tags
+    own = {name: tags[name] for name in ("dataset", "git_revision") if name in tags}
+    with mlflow.start_run(run_name=f"{arm}, seed {seed}", nested=True, tags={**own, "seed": seed}):
         mlflow.log_params({"ablation.arm": arm, "seed": seed})
         yield

@@ -79,19 +79,13 @@ def measure(
     model: Any, reader: Any, statistics: Any, labels: Any, batch_size: int, compute: dict[str, Any], protocol: Any
 ) -> tuple[Any, dict[str, Any]]:
     """The confusion matrix of one model, int64 [K, K], and all its scores."""
-    from s5.engine import ComputeConfig, evaluate_model, resolve_compute
-    from s5.metrics import BoundaryCounts, boundary_scores, segmentation_scores
+    from s5.engine import ComputeConfig, measure_model, resolve_compute
 
     where = resolve_compute(configure(ComputeConfig, compute, "compute"))
-    width, left_out = protocol.boundary, protocol.leave_out
-    boundary = None if width is None else BoundaryCounts(labels.num_classes, width, labels.ignore_index)
-    matrix = evaluate_model(
-        model.to(where.device), reader, statistics, labels, batch_size=batch_size, compute=where, protocol=protocol,
-        boundary=boundary,
-    ).matrix  # fmt: skip
-    outlines = {} if boundary is None else boundary_scores(boundary.counts, labels.classes, left_out)
-    size = sum(weights.numel() for weights in model.parameters())
-    return matrix, {**segmentation_scores(matrix, labels.classes, left_out), **outlines, "parameters": size}
+    matrix, scores = measure_model(
+        model.to(where.device), reader, statistics, labels, batch_size=batch_size, compute=where, protocol=protocol
+    )
+    return matrix, {**scores, "parameters": sum(weights.numel() for weights in model.parameters())}
 
 
 def gallery_of(

@@ -17,8 +17,8 @@ class MultiFinetuneConfig:
         datasets: As `s5_kedro.cards.dataset_entries` reads them.
         mode: ``sdf``, ``mdf`` or ``moe``, or several joined by ``+``, since the command line takes no lists.
         seeds: Number of seeds: `seed`, `seed` + 1, ...
-        init: A pointer (.json) or weights (.safetensors) to start from; None starts at random, or from
-            ``model.encoder_weights``.
+        init: A pointer (.json) or weights (.safetensors) to start from, or the name of a trained model of the catalog;
+            None starts at random, or from ``model.encoder_weights``.
         like: What added data sets are copied from: the name of a data set of `init`, or the file of a dense network.
         split: Which split the models are measured on.
         train: The training.

@@ -8,7 +8,7 @@ from typing import Any
 from s5_kedro.cards import dataset_entries
 from s5_kedro.parameters import configure
 from s5_kedro.project import find_card, project_root
-from s5_kedro.records import segmentation_data
+from s5_kedro.records import protocol_of, segmentation_data
 from s5_kedro.tracking import MetricsLog
 
 
@@ -24,7 +24,12 @@ def ingest_datasets(datasets: Any, ingestion: dict[str, Any], seed: int) -> tupl
         found = ingest(find_card(entry.card), config, seed=seed, work_dir=project_root() / "data/02_intermediate")
         manifests.append(found.manifest.assign(dataset=name))
         quarantines.append(found.quarantine.assign(dataset=name))
-        space = {"name": found.card.name, **asdict(found.labels), "tile_size": config.tile_size}
+        space = {
+            "name": found.card.name,
+            **asdict(found.labels),
+            "tile_size": config.tile_size,
+            "protocol": found.card.protocol.to_dict(),
+        }
         spaces[name] = {"label_space": space, "band_statistics": found.statistics.to_dict()}
     return pd.concat(manifests, ignore_index=True), pd.concat(quarantines, ignore_index=True), spaces
 
@@ -61,17 +66,18 @@ def evaluate_datasets(
     multi_finetune: dict[str, Any],
     compute: dict[str, Any],
 ) -> dict[str, Any]:
-    """The table: a row a mode and seed, with the scores of each data set."""
+    """The table: a row a mode and seed, with the scores of each data set by its own card's protocol."""
     from s5_kedro.pipelines.multi_finetune.config import MultiFinetuneConfig
     from s5_kedro.pipelines.multi_finetune.study import evaluate_run
 
     config = configure(MultiFinetuneConfig, multi_finetune, "multi_finetune")
     data = data_of(multi_manifest, multi_spaces, compute)
-    rows = [evaluate_run(run, data, config, compute) for run in multi_models["runs"]]
+    protocols = {name: protocol_of(of["label_space"]) for name, of in multi_spaces.items()}
+    rows = [evaluate_run(run, data, protocols, config, compute) for run in multi_models["runs"]]
     for row in rows:
         with MetricsLog(f"multi_evaluation.{row['mode']}") as log:
             log({"mean_miou": row["mean_miou"], **{n: of["miou"] for n, of in row["datasets"].items()}}, row["seed"])
-    return {"split": config.split, "rows": rows}
+    return {"split": config.split, "protocols": {n: of.to_dict() for n, of in protocols.items()}, "rows": rows}
 
 
 def data_of(multi_manifest: Any, multi_spaces: dict[str, Any], compute: dict[str, Any]) -> dict[str, Any]:

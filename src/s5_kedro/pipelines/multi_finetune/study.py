@@ -13,13 +13,15 @@ from s5.data.manifest import files_fingerprint
 from s5.files import write_json
 from s5_kedro.cards import dataset_entries
 from s5_kedro.fingerprints import changes_results
+from s5_kedro.given import given_model
 from s5_kedro.parameters import configure, flatten
 from s5_kedro.pipelines.multi_finetune.config import MultiFinetuneConfig
-from s5_kedro.project import find_file, project_root
+from s5_kedro.project import project_root
 from s5_kedro.tracking import MetricsLog
 
 if TYPE_CHECKING:
     from s5.data.loader import SegmentationData
+    from s5.data.protocol import EvaluationProtocol
 
 _FOLDER = "data/07_model_output/multi_finetune"
 _NOT_OF_A_RUN = ("mode", "seeds", "split", "datasets")  # these are in the fingerprints, and in the terms
@@ -50,15 +52,17 @@ class MultiStudy:
         self._terms = {name: DatasetTerm(entries[name].weight, entries[name].start) for name in data}
         self._model = configure(ModelConfig, model, "model")
         self._compute = configure(ComputeConfig, {**compute, "part": None}, "compute")
-        self._init = _pointer(config.init, "init")
-        self._like = config.like if self._knows(config.like) else _pointer(config.like, "like")
+        self._init = None if config.init is None else start_pointer("multi_finetune.init", config.init)
+        known = (self._init or {}).get("datasets", ())
+        names_one = config.like is None or config.like in known
+        self._like = config.like if names_one else start_pointer("multi_finetune.like", config.like)
         own = {key: value for key, value in asdict(config).items() if key not in _NOT_OF_A_RUN}
         groups = flatten({"multi_finetune": own, "model": dict(model), "compute": dict(compute)})
         content = [
             {name: of.fingerprint() + files_fingerprint(of.manifest) for name, of in data.items()},
             {name: asdict(term) for name, term in self._terms.items()},
             {key: value for key, value in groups.items() if changes_results(key)},
-            [None if self._init is None else self._init["sha256"], self._like],
+            [of if of is None or isinstance(of, str) else of["sha256"] for of in (self._init, self._like)],
         ]
         key = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:16]
         self.folder = project_root() / _FOLDER / key
@@ -80,26 +84,22 @@ class MultiStudy:
         run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return run
 
-    def _knows(self, name: str | None) -> bool:
-        return name is None or (self._init is not None and name in self._init.get("datasets", ()))
 
+def start_pointer(parameter: str, path: str) -> dict[str, Any]:
+    """The pointer to a finished model; one to weights alone says which data sets they are of.
 
-def _pointer(path: str | None, key: str) -> dict[str, Any] | None:
-    if path is None:
-        return None
-    found = find_file(path)
-    if found is None or not found.is_file():
-        raise FileNotFoundError(
-            f"multi_finetune.{key}: there is no file {path}; expected a model pointer (.json) or weights "
-            "(.safetensors) in the project folder"
-        )
-    if found.suffix == ".json":
-        pointer: dict[str, Any] = json.loads(found.read_text(encoding="utf-8"))
-        return pointer
-    from s5.models import make_pointer, read_metadata
+    Raises:
+        FileNotFoundError, ValueError: as `given_model`.
+    """
+    from s5.files import sha256_of
+    from s5.models import read_metadata
 
-    known = read_metadata(found)["architecture"].get("datasets", ())
-    return make_pointer(found, root=project_root(), step=0, config={}, datasets=[name for name, _ in known])
+    pointer = given_model(parameter, path)
+    weights = pointer.pop("weights")
+    if not pointer:
+        known = read_metadata(weights)["architecture"].get("datasets", ())
+        pointer = {"sha256": sha256_of(weights), "datasets": [name for name, _ in known]}
+    return {**pointer, "path": str(weights)}
 
 
 def _count(pointer: Mapping[str, Any]) -> int:
@@ -116,12 +116,15 @@ def _count(pointer: Mapping[str, Any]) -> int:
 def evaluate_run(
     run: Mapping[str, Any],
     data: Mapping[str, SegmentationData],
+    protocols: Mapping[str, EvaluationProtocol],
     config: MultiFinetuneConfig,
     compute: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """A row of the table: the scores of every data set by the network that a run has for it, and their mean mIoU."""
-    from s5.engine import ComputeConfig, evaluate_model, resolve_compute
-    from s5.metrics import segmentation_scores
+    """A row of the table: the scores of every data set by the network that a run has for it, and their mean mIoU.
+
+    Each data set is measured as its own card's protocol has it.
+    """
+    from s5.engine import ComputeConfig, measure_model, resolve_compute
     from s5.models import load_model, open_pointer
     from s5.types import BandStatistics
 
@@ -131,13 +134,12 @@ def evaluate_run(
         weights = open_pointer(made["pointer"], project_root())
         for name in made["datasets"]:
             model, metadata = load_model(weights, task=name)
-            matrix = evaluate_model(
+            _, found = measure_model(
                 model.to(where.device), data[name].split(config.split),
                 BandStatistics.from_dict(metadata["statistics"]), data[name].labels,
-                batch_size=config.train.val_batch_size, compute=where,
-            ).matrix  # fmt: skip
-            val = made["pointer"]["val_mious"].get(name)
-            scores[name] = {**segmentation_scores(matrix, data[name].labels.classes), "val_miou": val}
+                batch_size=config.train.val_batch_size, compute=where, protocol=protocols[name],
+            )  # fmt: skip
+            scores[name] = {**found, "val_miou": made["pointer"]["val_mious"].get(name)}
     known = [of["miou"] for of in scores.values() if of["miou"] is not None]
     head = {"model": run["models"][0]["pointer"]["config"]["model"]["encoder"]}
     facts = {key: run[key] for key in ("mode", "seed", "parameters")}

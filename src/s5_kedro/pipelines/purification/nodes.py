@@ -115,29 +115,38 @@ def assess_purifier(
 
 
 def make_grounder(config: Any, labels: Any, dataset: str, compute: dict[str, Any]) -> Any:
-    """What gives the evidence: the network that is named, else the grounder.
+    """What gives the evidence: the network that is named, else the grounder; refined where that is asked for.
 
     Raises:
         FileNotFoundError: the network is not there.
         ImportError: the grounder's libraries are not installed.
     """
-    from dataclasses import replace
-
     from s5.data.card import load_card
     from s5.engine import ComputeConfig, resolve_compute
     from s5.purification import create_grounder
     from s5.purification.network import NetworkGrounder
 
+    grounding = with_local_paths(config.grounder, "model", "weights", "sam")
+    grounder: Any
     if config.network is not None:
         resolved = resolve_compute(configure(ComputeConfig, compute, "compute"))
-        return NetworkGrounder(network_file(config.network), labels.classes, resolved)
-    local = {
-        part: str(path)
-        for part in ("model", "weights", "sam")
-        if (given := getattr(config.grounder, part)) and (path := project_root() / given).exists()
-    }
-    prompts = load_card(find_card(dataset)).prompts
-    return create_grounder(replace(config.grounder, **local), labels.classes, prompts, labels.background)
+        grounder = NetworkGrounder(network_file(config.network), labels.classes, resolved)
+    else:
+        prompts = load_card(find_card(dataset)).prompts
+        grounder = create_grounder(grounding, labels.classes, prompts, labels.background)
+    if config.refine == "none":
+        return grounder
+    from s5.purification.refinement import Refined
+
+    return Refined.load(grounder, with_local_paths(config.masks, "model"), grounding)
+
+
+def with_local_paths(config: Any, *parts: str) -> Any:
+    """A config whose `parts` name files of the project by their whole path, where they are there."""
+    from dataclasses import replace
+
+    given = {part: value for part in parts if (value := getattr(config, part))}
+    return replace(config, **{part: str(path) for part, v in given.items() if (path := project_root() / v).exists()})
 
 
 def network_file(network: str) -> Path:
