@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from s5.data.loader import Batch, SegmentationData
+from s5.data.loader import Batch, SegmentationData, read_batch
 from s5.data.transforms import Normalizer
 from s5.engine import Compute, ComputeConfig, resolve_compute
 from s5.engine.prediction import map_tiles
@@ -24,10 +24,15 @@ from s5.noisy.config import NoisyConfig
 from s5.noisy.masks import agreement
 from s5.noisy.pretraining import kept_data, pretrain_noisy
 from s5.progress import progress
-from s5.types import LogFn, log_nothing
+from s5.types import LabelSpace, LogFn, log_nothing
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from s5.data.tiles import TileReader
+
+
+TRUSTED = ("labeled", "val")
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,14 @@ class CleaningConfig:
             one image, or of one group of the card, are in one part.
         margin: A label is changed where another class is over its threshold and at least this much more probable
             than the label, in [0, 1): 0 changes all that confident learning finds.
+        trust: A split of clean labels, some of whose tiles have noisy ones too: a change from one class to another is
+            made where on those tiles it would put more pixels right than wrong (`ChangeTrust`). None trusts all.
         batch_size: Tiles per forward pass.
     """
 
     folds: int = 2
     margin: float = 0.0
+    trust: str | None = None
     batch_size: int = 8
 
     def __post_init__(self) -> None:
@@ -51,6 +59,8 @@ class CleaningConfig:
             raise ValueError(f"label_cleaning.folds: expected at least 2, got {self.folds!r}")
         if not 0 <= self.margin < 1:
             raise ValueError(f"label_cleaning.margin: expected a value in [0, 1), got {self.margin!r}")
+        if self.trust not in (None, *TRUSTED):
+            raise ValueError(f"label_cleaning.trust: expected null or one of {', '.join(TRUSTED)}, got {self.trust!r}")
         if self.batch_size < 1:
             raise ValueError(f"label_cleaning.batch_size: expected at least 1, got {self.batch_size!r}")
 
@@ -105,6 +115,35 @@ def confident_labels(
     return corrected, confidence * known
 
 
+class ChangeTrust:
+    """Which changes of a label are worth making, counted on pixels whose truth is known.
+
+    A network that has learnt from a wrong map repeats its habits, and then finds labels wrong that are right. A few
+    clean tiles tell which of its changes, from each class to each other, it may be trusted with.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self._gains = torch.zeros(classes, classes, dtype=torch.int64)
+
+    def add(self, labels_BHW: Tensor, proposed_BHW: Tensor, truth_BHW: Tensor, ignore_index: int) -> None:
+        """Count where the label and the proposed class differ: the proposal is right, or the label was."""
+        known = (labels_BHW != ignore_index) & (truth_BHW != ignore_index) & (labels_BHW != proposed_BHW)
+        label, proposed, truth = (values[known].long() for values in (labels_BHW, proposed_BHW, truth_BHW))
+        gain = (proposed == truth).long() - (label == truth).long()
+        self._gains.index_put_((label, proposed), gain, accumulate=True)
+
+    def allowed(self) -> Tensor:
+        """bool [K, K], from a class to a class: True where more pixels were put right than wrong."""
+        return self._gains > 0
+
+
+def only_allowed(labels_BHW: Tensor, proposed_BHW: Tensor, allowed_KK: Tensor, ignore_index: int) -> Tensor:
+    """The proposed classes where a change to them is allowed, else the labels; uint8 [B, H, W]."""
+    known = labels_BHW != ignore_index
+    pair = tuple(values.long().masked_fill(~known, 0) for values in (labels_BHW, proposed_BHW))
+    return torch.where(known & allowed_KK[pair], proposed_BHW, labels_BHW).to(torch.uint8)
+
+
 def fold_of(names: Sequence[str], folds: int, seed: int) -> NDArray[np.int64]:
     """The fold of each tile, from the name of its group: equal names share one, sizes are as equal as that allows."""
     distinct, counts = np.unique(np.asarray(names, dtype=object).astype(str), return_counts=True)
@@ -149,30 +188,36 @@ def clean_labels(
         path), `fold`, and `changed`, the share of the tile's labelled pixels.
 
     Raises:
-        ValueError: fewer images or groups than folds.
+        ValueError: fewer images or groups than folds, or no noisy tile has labels in the split `config.trust`.
     """
     import pandas as pd
 
     noisy = data.manifest[data.manifest["split"] == "noisy"].reset_index(drop=True)
     if noisy.empty:
         raise ValueError("label_cleaning: there are no tiles with noisy labels; see noisy_labels.source")
-    folds = fold_of(_groups(noisy), config.folds, seed)
+    truth = None if config.trust is None else _clean_masks(noisy, data.manifest, config.trust)
+    number_of = fold_of(_groups(noisy), config.folds, seed)
     resolved = resolve_compute(compute)
-    changes: dict[str, tuple[int, float]] = {}
-    files: dict[str, tuple[Path, Path]] = {}
-    for fold in range(config.folds):
+    seen = kept_data(data, training)
+    folds: list[_Fold] = []
+    for number in range(config.folds):
         others = data.manifest[data.manifest["split"] != "noisy"]
-        learnt = replace(data, manifest=pd.concat([others, noisy[folds != fold]], ignore_index=True))
+        learnt = replace(data, manifest=pd.concat([others, noisy[number_of != number]], ignore_index=True))
         result = pretrain_noisy(
-            learnt, model, training, compute, name=f"cleaning_fold_{fold}", project=project, seed=seed,
-            log=_from_step(log, fold * training.steps),
+            learnt, model, training, compute, name=f"cleaning_fold_{number}", project=project, seed=seed,
+            log=_from_step(log, number * training.steps),
         )  # fmt: skip
         network, _ = load_model(open_pointer(dict(result.pointer), project))
-        judged = noisy[folds == fold].sort_values("image", kind="stable").reset_index(drop=True)
-        seen = kept_data(data, training)
-        corrected = _corrected(network.to(resolved.device), judged, seen, config, resolved)
-        for image, tiles in groupby(corrected, key=lambda tile: str(tile.row["image"])):
-            files[image] = _write_maps(folder, image, tiles, fold, changes)
+        tiles = noisy[number_of == number].sort_values("image", kind="stable")
+        folds.append(_Fold(number, network.to(resolved.device).eval(), tiles, seen, config, resolved))
+    for fold in folds:
+        fold.find_thresholds()
+    allowed = None if truth is None else _trusted_changes(folds, truth, data.labels)
+    changes: dict[str, tuple[int, float]] = {}
+    files: dict[str, tuple[Path, Path]] = {}
+    for fold in folds:
+        for image, judged in groupby(fold.corrected(allowed), key=lambda tile: str(tile.row["image"])):
+            files[image] = _write_maps(folder, image, judged, fold.number, changes)
     return noisy.assign(
         fold=[changes[tile][0] for tile in noisy["tile_id"]],
         changed=[changes[tile][1] for tile in noisy["tile_id"]],
@@ -205,40 +250,93 @@ class _Corrected:
     changed: float
 
 
-def _corrected(
-    network: SegmentationModel, judged: pd.DataFrame, data: SegmentationData, config: CleaningConfig, compute: Compute
-) -> Iterator[_Corrected]:
-    """The tiles of a fold, in order.
+class _Fold:
+    """The tiles of a fold, and a network that has not learnt from them.
 
-    Two passes, the first for the thresholds: probabilities of all tiles would not fit into memory.
+    Probabilities of all tiles would not fit into memory: they are made anew for thresholds, trust and corrections.
     """
-    network.eval()
-    reader = replace(data, manifest=judged).split("noisy")
-    normalizer, ignore = Normalizer(data.statistics, compute.device), data.labels.ignore_index
 
-    def probabilities(batch: Batch) -> Tensor:
-        images = normalizer.ready(normalizer.scale(compute.to_device(batch.images)))
-        prob: Tensor = network(images).float().softmax(dim=1).cpu()
-        return prob
+    def __init__(
+        self,
+        number: int,
+        network: SegmentationModel,
+        tiles: pd.DataFrame,
+        data: SegmentationData,
+        config: CleaningConfig,
+        compute: Compute,
+    ) -> None:
+        self.number, self.tiles = number, tiles.reset_index(drop=True)
+        self._network, self._data, self._config, self._compute = network, data, config, compute
+        self._ignore = data.labels.ignore_index
+        self._thresholds = ClassThresholds(data.labels.num_classes)
 
-    def batches(name: str) -> Iterator[tuple[Batch, Tensor]]:
-        found = map_tiles(probabilities, reader, batch_size=config.batch_size, compute=compute)
-        yield from progress(found, name, total=-(-len(reader) // config.batch_size), unit="part")
+    def reader(self, tiles: pd.DataFrame) -> TileReader:
+        return replace(self._data, manifest=tiles).split("noisy")
 
-    thresholds = ClassThresholds(data.labels.num_classes)
-    for batch, prob in batches("thresholds"):
-        thresholds.add(prob, batch.masks, ignore)
-    for batch, prob in batches("corrections"):
-        labels, confidence = confident_labels(
-            prob, batch.masks, thresholds.values(), margin=config.margin, ignore_index=ignore
+    def find_thresholds(self) -> None:
+        for batch, prob in self._probabilities(self.tiles, "thresholds"):
+            self._thresholds.add(prob, batch.masks, self._ignore)
+
+    def proposals(self, tiles: pd.DataFrame, name: str) -> Iterator[tuple[Batch, Tensor, Tensor]]:
+        """Batches of some tiles of the fold, with what `confident_labels` says of them."""
+        thresholds = self._thresholds.values()
+        for batch, prob in self._probabilities(tiles, name):
+            yield (
+                batch,
+                *confident_labels(prob, batch.masks, thresholds, margin=self._config.margin, ignore_index=self._ignore),
+            )
+
+    def corrected(self, allowed: Tensor | None) -> Iterator[_Corrected]:
+        """The tiles of the fold, in order."""
+        for batch, labels, confidence in self.proposals(self.tiles, "corrections"):
+            if allowed is not None:
+                labels = only_allowed(batch.masks, labels, allowed, self._ignore)
+            for place, number in enumerate(batch.indices):
+                row = self.tiles.iloc[number]
+                inside = (slice(0, int(row["height"])), slice(0, int(row["width"])))
+                before, after = batch.masks[place][inside].numpy(), labels[place][inside].numpy()
+                known = before != self._ignore
+                changed = float((after != before)[known].mean()) if known.any() else 0.0
+                yield _Corrected(row, after, confidence[place][inside].numpy(), known, changed)
+
+    def _probabilities(self, tiles: pd.DataFrame, name: str) -> Iterator[tuple[Batch, Tensor]]:
+        reader = self.reader(tiles)
+        normalizer = Normalizer(self._data.statistics, self._compute.device)
+
+        def probabilities(batch: Batch) -> Tensor:
+            images = normalizer.ready(normalizer.scale(self._compute.to_device(batch.images)))
+            prob: Tensor = self._network(images).float().softmax(dim=1).cpu()
+            return prob
+
+        size = self._config.batch_size
+        found = map_tiles(probabilities, reader, batch_size=size, compute=self._compute)
+        yield from progress(found, name, total=-(-len(reader) // size), unit="part")
+
+
+def _clean_masks(noisy: pd.DataFrame, manifest: pd.DataFrame, split: str) -> dict[str, str]:
+    """The clean mask of each noisy tile that has one in `split`, by the noisy tile's id."""
+    place = ["image", "row", "col"]
+    clean = manifest[(manifest["split"] == split) & manifest["mask"].notna()].drop_duplicates(place)
+    both = noisy.merge(clean[[*place, "mask"]].rename(columns={"mask": "truth"}), on=place)
+    if both.empty:
+        raise ValueError(
+            f"label_cleaning.trust: no tile of the split {split!r} has noisy labels too, so that nothing tells which "
+            "changes help; name other noisy labels, or set it to null"
         )
-        for place, number in enumerate(batch.indices):
-            row = judged.iloc[number]
-            inside = (slice(0, int(row["height"])), slice(0, int(row["width"])))
-            before, after = batch.masks[place][inside].numpy(), labels[place][inside].numpy()
-            known = before != ignore
-            changed = float((after != before)[known].mean()) if known.any() else 0.0
-            yield _Corrected(row, after, confidence[place][inside].numpy(), known, changed)
+    return dict(zip(both["tile_id"].astype(str), both["truth"].astype(str), strict=True))
+
+
+def _trusted_changes(folds: Sequence[_Fold], truth: Mapping[str, str], labels: LabelSpace) -> Tensor:
+    trust = ChangeTrust(labels.num_classes)
+    for fold in folds:
+        tiles = fold.tiles[fold.tiles["tile_id"].isin(list(truth))].reset_index(drop=True)
+        if tiles.empty:
+            continue
+        clean = fold.reader(tiles.assign(mask=[truth[tile] for tile in tiles["tile_id"]]))
+        for batch, proposed, _ in fold.proposals(tiles, "trust"):
+            masks = read_batch(clean, list(batch.indices)).masks
+            trust.add(batch.masks, proposed, masks, labels.ignore_index)
+    return trust.allowed()
 
 
 def _write_maps(
@@ -266,8 +364,12 @@ def _write_maps(
     return files
 
 
-def cleaning_report(cleaned: pd.DataFrame, data: SegmentationData, *, folder: Path) -> dict[str, Any]:
+def cleaning_report(
+    cleaned: pd.DataFrame, data: SegmentationData, *, folder: Path, trust: str | None = None
+) -> dict[str, Any]:
     """What the correction did: how far the labels agree with the truth before and after, where it is known.
+
+    Tiles of the split `trust` are left out of that: they said which changes are made.
 
     Also writes ``list.csv`` (image, mask) into `folder`, which a card can name: ``noisy: {list: .../list.csv}``.
 
@@ -281,13 +383,19 @@ def cleaning_report(cleaned: pd.DataFrame, data: SegmentationData, *, folder: Pa
     pairs = cleaned[["image", "mask"]].drop_duplicates().sort_values("image")
     with replacing(folder / "list.csv") as temporary:
         pairs.to_csv(temporary, index=False)
-    before = replace(data, manifest=cleaned.assign(mask=cleaned["noisy_mask"]))
+    held_out = replace(data, manifest=data.manifest[data.manifest["split"] != trust])
+    told = cleaned
+    if trust is not None:
+        place = ["image", "row", "col"]
+        trusted = data.manifest[data.manifest["split"] == trust].set_index(place).index
+        told = cleaned[~cleaned.set_index(place).index.isin(trusted)]
+    before = replace(data, manifest=told.assign(mask=told["noisy_mask"]))
     return {
         "tiles": len(cleaned),
         "changed": round(100 * float(cleaned["changed"].mean()), 2),
         "list": str(folder / "list.csv"),
-        "before": agreement(before, data),
-        "after": agreement(replace(data, manifest=cleaned), data),
+        "before": agreement(before, held_out),
+        "after": agreement(replace(data, manifest=told), held_out),
     }
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from s5.noisy import (
     confident_labels,
     noisy_tiles,
 )
-from s5.noisy.cleaning import _groups, cleaning_report, fold_of
+from s5.noisy.cleaning import ChangeTrust, _groups, cleaning_report, fold_of, only_allowed
 
 IGNORE = 255
 
@@ -59,6 +60,25 @@ def test_a_class_that_no_label_has_is_never_proposed() -> None:
     prob = torch.tensor([0.1, 0.0, 0.9])[None, :, None, None].expand(1, 3, 2, 2)
     thresholds.add(prob, labels, IGNORE)
     assert torch.equal(confident_labels(prob, labels, thresholds.values())[0], labels)
+
+
+def test_only_changes_that_put_more_right_than_wrong_are_trusted() -> None:
+    generator = torch.Generator().manual_seed(1)
+    labels, proposed, truth = (torch.randint(0, 3, (2, 9, 8), generator=generator).to(torch.uint8) for _ in range(3))
+    labels[0, 0], truth[1, 2:4] = IGNORE, IGNORE
+    trust = ChangeTrust(3)
+    for one in range(2):
+        trust.add(labels[one : one + 1], proposed[one : one + 1], truth[one : one + 1], IGNORE)
+    gains = np.zeros((3, 3), dtype=int)
+    for b, i, j in np.ndindex(2, 9, 8):
+        old, new, right = (int(values[b, i, j]) for values in (labels, proposed, truth))
+        if IGNORE not in (old, right) and old != new:
+            gains[old, new] += (new == right) - (old == right)
+    assert trust.allowed().tolist() == (gains > 0).tolist() and 0 < (gains > 0).sum() < 6
+    kept = only_allowed(labels, proposed, trust.allowed(), IGNORE)
+    for b, i, j in np.ndindex(2, 9, 8):
+        old, new = int(labels[b, i, j]), int(proposed[b, i, j])
+        assert int(kept[b, i, j]) == (new if old != IGNORE and gains[old, new] > 0 else old)
 
 
 def test_folds_keep_images_together_and_are_alike_in_size() -> None:
@@ -99,13 +119,42 @@ def test_noisy_tiles_are_cleaned_on_their_own_grid(tiny_data: SegmentationData, 
             assert np.array_equal(percent.read(1) == 0, before.read(1) == IGNORE) and percent.read(1).max() <= 100
 
 
+def test_trust_is_counted_on_clean_tiles_that_the_report_leaves_out(
+    tiny_data: SegmentationData, tmp_path: Path
+) -> None:
+    config = NoisyLabelsConfig(source="corrupt", corruption=CorruptionConfig(rate=0.2))
+    rows = noisy_tiles(tiny_data.manifest, config, tmp_path / "masks", seed=0, labels=tiny_data.labels)
+    training = NoisyConfig(steps=2, batch_size=2, validate_every=0, checkpoint_every=0, augmentation={"crop": 32})
+    model = ModelConfig(encoder="resnet10t", decoder="light", decoder_channels=8)
+    clean = tiny_data.manifest[tiny_data.manifest["split"] == "labeled"]
+    held_out = clean["image"].iloc[0]
+    hidden = clean.assign(split=["unlabeled" if image == held_out else "labeled" for image in clean["image"]])
+    data = replace(tiny_data, manifest=pd.concat([hidden, rows], ignore_index=True))
+
+    def cleaned(trust: str | None) -> pd.DataFrame:
+        return clean_labels(
+            data, model, training, CleaningConfig(trust=trust), ComputeConfig(device="cpu", precision="fp32"),
+            folder=tmp_path / f"maps_{trust}", project=tmp_path, seed=0,
+        )  # fmt: skip
+
+    freely, trusted = cleaned(None), cleaned("labeled")
+    assert freely["changed"].sum() > trusted["changed"].sum()
+    report = cleaning_report(trusted, replace(data, manifest=hidden), folder=tmp_path / "maps", trust="labeled")
+    assert report["tiles"] == len(rows) and report["before"]["tiles"] == (rows["image"] == held_out).sum() > 0
+    counted = replace(data, manifest=hidden[hidden["split"] == "labeled"])
+    before, after = (agreement(replace(data, manifest=manifest), counted) for manifest in (rows, trusted))
+    assert before is not None and after is not None and after["agreement"] >= before["agreement"]
+    with pytest.raises(ValueError, match=r"label_cleaning.trust: no tile of the split 'val' has noisy labels too"):
+        cleaned("val")
+
+
 def test_an_image_that_lies_in_several_groups_stays_in_one_fold() -> None:
     table = pd.DataFrame({"image": [*"aabbccdd"], "group": ["1", "2", "3", "3", "3", "3", "", ""]})
     assert _groups(table) == ["a", "a", "3", "3", "3", "3", "d", "d"]
 
 
-@pytest.mark.parametrize("options", [{"folds": 1}, {"margin": 1.0}, {"batch_size": 0}])
-def test_bad_settings(options: dict[str, float]) -> None:
+@pytest.mark.parametrize("options", [{"folds": 1}, {"margin": 1.0}, {"batch_size": 0}, {"trust": "test"}])
+def test_bad_settings(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"label_cleaning.{next(iter(options))}: expected"):
         CleaningConfig(**options)
 

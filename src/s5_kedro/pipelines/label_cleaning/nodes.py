@@ -47,7 +47,10 @@ def clean_labels(
             log=log,
         )
         report = cleaning.cleaning_report(
-            cleaned, segmentation_data(tile_manifest, band_statistics, label_space, compute), folder=folder
+            cleaned,
+            segmentation_data(tile_manifest, band_statistics, label_space, compute),
+            folder=folder,
+            trust=config.trust,
         )
         log(cleaning.report_metrics(report), config.folds * noisy["steps"])
     made = ["mask", "noisy_mask", "confidence", "fold", "changed"]
