@@ -50,10 +50,10 @@ def segmentation_data(
     )
 
 
-def with_noisy(tile_manifest: pd.DataFrame, noisy_manifest: pd.DataFrame) -> pd.DataFrame:
-    """The tiles that noisy labels are trained on, and those to validate on."""
+def with_noisy(tile_manifest: pd.DataFrame, noisy_manifest: pd.DataFrame, *, also: str | None = None) -> pd.DataFrame:
+    """The tiles that noisy labels are trained on, those to validate on, and the split `also`."""
     import pandas as pd
 
-    val = tile_manifest[tile_manifest["split"] == "val"]
+    clean = tile_manifest[tile_manifest["split"].isin(["val", also])]
     columns = [column for column in tile_manifest.columns if column in noisy_manifest.columns]
-    return pd.DataFrame(pd.concat([val[columns], noisy_manifest[columns]], ignore_index=True))
+    return pd.DataFrame(pd.concat([clean[columns], noisy_manifest[columns]], ignore_index=True))

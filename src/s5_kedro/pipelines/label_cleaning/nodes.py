@@ -29,8 +29,9 @@ def clean_labels(
     from s5.models import ModelConfig
     from s5.noisy import CleaningConfig, NoisyConfig, cleaning
 
-    data = segmentation_data(with_noisy(tile_manifest, noisy_manifest), band_statistics, label_space, compute)
     config = configure(CleaningConfig, label_cleaning, "label_cleaning")
+    tiles = with_noisy(tile_manifest, noisy_manifest, also=config.trust)
+    data = segmentation_data(tiles, band_statistics, label_space, compute)
     folder = (
         project_root() / MAPS / run_key(data=data.fingerprint(), config=config, model=model, noisy=noisy, seed=seed)
     )
