@@ -45,7 +45,7 @@ class CleaningConfig:
         margin: A label is changed where another class is over its threshold and at least this much more probable
             than the label, in [0, 1): 0 changes all that confident learning finds.
         trust: A split of clean labels, some of whose tiles have noisy ones too: a change from one class to another is
-            made where on those tiles it would put more pixels right than wrong (`ChangeTrust`). None trusts all.
+            made where on those tiles it puts surely more pixels right than wrong (`ChangeTrust`). None trusts all.
         batch_size: Tiles per forward pass.
     """
 
@@ -116,25 +116,31 @@ def confident_labels(
 
 
 class ChangeTrust:
-    """Which changes of a label are worth making, counted on pixels whose truth is known.
+    """Which changes of a label are worth making, counted on tiles whose truth is known.
 
     A network that has learnt from a wrong map repeats its habits, and then finds labels wrong that are right. A few
-    clean tiles tell which of its changes, from each class to each other, it may be trusted with.
+    clean tiles tell which of its changes, from each class to each other, it may be trusted with. Pixels of a tile are
+    wrong together, so that tiles are the sample: with ``g_i`` the pixels of tile i that a change puts right less those
+    that it puts wrong, it is trusted where ``sum g_i > 2 sqrt(sum g_i^2)``, two standard errors over no gain.
     """
 
     def __init__(self, classes: int) -> None:
-        self._gains = torch.zeros(classes, classes, dtype=torch.int64)
+        self._gains = torch.zeros(classes, classes, dtype=torch.float64)
+        self._squares = torch.zeros_like(self._gains)
 
     def add(self, labels_BHW: Tensor, proposed_BHW: Tensor, truth_BHW: Tensor, ignore_index: int) -> None:
         """Count where the label and the proposed class differ: the proposal is right, or the label was."""
-        known = (labels_BHW != ignore_index) & (truth_BHW != ignore_index) & (labels_BHW != proposed_BHW)
-        label, proposed, truth = (values[known].long() for values in (labels_BHW, proposed_BHW, truth_BHW))
-        gain = (proposed == truth).long() - (label == truth).long()
-        self._gains.index_put_((label, proposed), gain, accumulate=True)
+        for labels, proposed, truth in zip(labels_BHW, proposed_BHW, truth_BHW, strict=True):
+            known = (labels != ignore_index) & (truth != ignore_index) & (labels != proposed)
+            label, new, right = (values[known].long() for values in (labels, proposed, truth))
+            gain = torch.zeros_like(self._gains)
+            gain.index_put_((label, new), (new == right).double() - (label == right).double(), accumulate=True)
+            self._gains += gain
+            self._squares += gain**2
 
     def allowed(self) -> Tensor:
-        """bool [K, K], from a class to a class: True where more pixels were put right than wrong."""
-        return self._gains > 0
+        """bool [K, K], from a class to a class."""
+        return self._gains > 2 * self._squares.sqrt()
 
 
 def only_allowed(labels_BHW: Tensor, proposed_BHW: Tensor, allowed_KK: Tensor, ignore_index: int) -> Tensor:
