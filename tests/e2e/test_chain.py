@@ -82,7 +82,7 @@ def test_mlflow_holds_parameters_metrics_over_steps_tags_and_plots(finished: Pat
         r for r in client.search_runs([experiment.experiment_id]) if r.data.tags["mlflow.runName"] == "__default__"
     ]
     assert run.info.status == "FINISHED"
-    assert run.data.params["s4p.optimizer.lr"] == "0.0005"
+    assert run.data.params["s4p.optimizer.lr"] == "0.001"
     assert {key: run.data.tags[key] for key in ("dataset", "seed")} == {"dataset": "mini", "seed": "0"}
     assert "git_revision" in run.data.tags
     history = client.get_metric_history(run.info.run_id, "s4p.loss")
@@ -123,7 +123,7 @@ def test_only_missing_outputs_makes_what_is_missing_and_nothing_else(
     ("changed", "message"),
     [
         ({"seed": 1}, "seed = 0, this run has 1"),
-        ({"s4p": {"optimizer": {"lr": 0.1}}}, r"s4p_model: pretrain_s4p made it with s4p.optimizer.lr = 0.0005.* 0.1"),
+        ({"s4p": {"optimizer": {"lr": 0.1}}}, r"s4p_model: pretrain_s4p made it with s4p.optimizer.lr = 0.001.* 0.1"),
         (
             {"entropy_scoring": {"batch_size": 3}},
             "embed_tiles made it with entropy_scoring.batch_size = 16, this run has 3",
