@@ -276,6 +276,7 @@ def test_names_and_images_stand_in_one_data_set_alone(card) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_two_processes_learn_what_one_does(two, tmp_path) -> None:
     config = replace(SHORT, mosaic=0.5, part_features=8, steps=3, validate_every=0)
     arguments = {"name": "detector_model", "seed": 0}

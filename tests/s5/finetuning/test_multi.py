@@ -240,6 +240,7 @@ def test_bad_requests_say_what_to_do(data: dict[str, SegmentationData], tmp_path
         train_mode("mode", data, {}, MODEL, CONFIG, CPU)
 
 
+@pytest.mark.slow
 def test_two_processes_with_half_of_each_batch_are_one_with_all(
     data: dict[str, SegmentationData], tmp_path: Path
 ) -> None:

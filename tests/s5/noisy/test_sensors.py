@@ -261,6 +261,7 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit(data: SegmentationData, tmp_p
     assert resumed.history == whole.history
 
 
+@pytest.mark.slow
 def test_two_processes_with_half_the_batch_each_are_one_with_all(data: SegmentationData, tmp_path: Path) -> None:
     """Without selection, whose quantiles are those of the images at hand."""
     kwargs: dict[str, Any] = {

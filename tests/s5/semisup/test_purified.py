@@ -172,6 +172,7 @@ def test_any_purifier_will_do(tiny_data: SegmentationData, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_two_processes_train_the_weights_of_one(tiny_data: SegmentationData, priors: Path, tmp_path: Path) -> None:
     one = train(tiny_data, tmp_path / "one", trusting(priors))
     two = train(tiny_data, tmp_path / "two", trusting(priors), compute=replace(CPU, devices=2))
