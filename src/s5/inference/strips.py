@@ -32,7 +32,7 @@ STEPS = 250
 """Probabilities, confidence and entropy are stored as whole numbers of 1 / STEPS."""
 
 _DAMAGED = "damaged_{}.json"  # one for each process
-_ROWS_AT_ONCE = 64
+_ROWS_AT_ONCE = 16
 
 Outputs = tuple[list[bool], Tensor | None, Tensor | None]
 
