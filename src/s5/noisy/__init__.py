@@ -1,7 +1,8 @@
 """Pretraining on noisy label maps, and how each layer of a network takes the noise."""
 
 from s5.noisy.cka import LinearCKA, linear_cka
-from s5.noisy.cleaning import ClassThresholds, CleaningConfig, clean_labels, confident_labels
+from s5.noisy.cleaning import CleaningConfig, clean_labels
+from s5.noisy.confident import ClassThresholds, confident_labels
 from s5.noisy.config import NoisyConfig
 from s5.noisy.corruption import CorruptionConfig, corrupt, measured_rate
 from s5.noisy.cross_modal import (

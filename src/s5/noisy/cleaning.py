@@ -1,4 +1,4 @@
-"""Which labels of a noisy map are probably wrong, and what they should be (confident learning)."""
+"""Noisy maps corrected by networks that have not learnt from them (confident learning)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from s5.engine import Compute, ComputeConfig, resolve_compute
 from s5.engine.prediction import map_tiles
 from s5.models import ModelConfig, SegmentationModel, load_model
 from s5.models.store import open_pointer
+from s5.noisy.confident import ChangeTrust, ClassThresholds, confident_labels, only_allowed
 from s5.noisy.config import NoisyConfig
 from s5.noisy.masks import agreement
 from s5.noisy.pretraining import kept_data, pretrain_noisy
@@ -65,91 +65,6 @@ class CleaningConfig:
             raise ValueError(f"label_cleaning.batch_size: expected at least 1, got {self.batch_size!r}")
 
 
-class ClassThresholds:
-    """The mean probability of class k over the pixels labelled k: t_k (Northcutt et al., JAIR 2021, eq. 2)."""
-
-    def __init__(self, classes: int) -> None:
-        self._sums = torch.zeros(classes, dtype=torch.float64)
-        self._counts = torch.zeros(classes, dtype=torch.float64)
-
-    def add(self, prob_BKHW: Tensor, labels_BHW: Tensor, ignore_index: int) -> None:
-        """Count probabilities of a network that has not learnt from these pixels."""
-        known = labels_BHW != ignore_index
-        label = labels_BHW.long().masked_fill(~known, 0)
-        own = prob_BKHW.gather(1, label.unsqueeze(1)).squeeze(1)[known].double()
-        label = label[known]
-        self._sums.index_add_(0, label, own)
-        self._counts.index_add_(0, label, torch.ones_like(own))
-
-    def values(self) -> Tensor:
-        """float64 [K]; infinite for a class that no pixel is labelled with, which then is never proposed."""
-        return torch.where(self._counts > 0, self._sums / self._counts.clamp_min(1), torch.inf)
-
-
-def confident_labels(
-    prob_BKHW: Tensor, labels_BHW: Tensor, thresholds_K: Tensor, *, margin: float = 0.0, ignore_index: int = 255
-) -> tuple[Tensor, Tensor]:
-    """Corrected labels, and the confidence that the given ones are right.
-
-    Confident learning (Northcutt et al., JAIR 2021): of the classes whose probability reaches their threshold, the most
-    probable one is the pixel's confident class. Where it is another than the label, the label is taken to be wrong.
-
-    Args:
-        prob_BKHW: Softmax of a network that has not learnt from these pixels.
-        thresholds_K: From `ClassThresholds`.
-        margin: How much more probable than the label the confident class must be.
-
-    Returns:
-        Labels, uint8 [B, H, W], `ignore_index` where there was no label; and float32 [B, H, W] in [0, 1]: the
-        probability of the label against that of the most probable other class, ``p_y / (p_y + max_{k != y} p_k)``.
-    """
-    known = labels_BHW != ignore_index
-    label = labels_BHW.long().masked_fill(~known, 0).unsqueeze(1)
-    own = prob_BKHW.gather(1, label).squeeze(1)
-    others = prob_BKHW.scatter(1, label, 0.0).amax(dim=1)
-    confidence = own / (own + others).clamp_min(1e-12)
-    reaches = prob_BKHW >= thresholds_K.to(prob_BKHW)[:, None, None]
-    best, proposed = torch.where(reaches, prob_BKHW, -1.0).max(dim=1)
-    wrong = known & (best >= 0) & (proposed != label.squeeze(1)) & (best - own >= margin)
-    corrected = torch.where(wrong, proposed, labels_BHW.long()).to(torch.uint8)
-    return corrected, confidence * known
-
-
-class ChangeTrust:
-    """Which changes of a label are worth making, counted on tiles whose truth is known.
-
-    A network that has learnt from a wrong map repeats its habits, and then finds labels wrong that are right. A few
-    clean tiles tell which of its changes, from each class to each other, it may be trusted with. Pixels of a tile are
-    wrong together, so that tiles are the sample: with ``g_i`` the pixels of tile i that a change puts right less those
-    that it puts wrong, it is trusted where ``sum g_i > 2 sqrt(sum g_i^2)``, two standard errors over no gain.
-    """
-
-    def __init__(self, classes: int) -> None:
-        self._gains = torch.zeros(classes, classes, dtype=torch.float64)
-        self._squares = torch.zeros_like(self._gains)
-
-    def add(self, labels_BHW: Tensor, proposed_BHW: Tensor, truth_BHW: Tensor, ignore_index: int) -> None:
-        """Count where the label and the proposed class differ: the proposal is right, or the label was."""
-        for labels, proposed, truth in zip(labels_BHW, proposed_BHW, truth_BHW, strict=True):
-            known = (labels != ignore_index) & (truth != ignore_index) & (labels != proposed)
-            label, new, right = (values[known].long() for values in (labels, proposed, truth))
-            gain = torch.zeros_like(self._gains)
-            gain.index_put_((label, new), (new == right).double() - (label == right).double(), accumulate=True)
-            self._gains += gain
-            self._squares += gain**2
-
-    def allowed(self) -> Tensor:
-        """bool [K, K], from a class to a class."""
-        return self._gains > 2 * self._squares.sqrt()
-
-
-def only_allowed(labels_BHW: Tensor, proposed_BHW: Tensor, allowed_KK: Tensor, ignore_index: int) -> Tensor:
-    """The proposed classes where a change to them is allowed, else the labels; uint8 [B, H, W]."""
-    known = labels_BHW != ignore_index
-    pair = tuple(values.long().masked_fill(~known, 0) for values in (labels_BHW, proposed_BHW))
-    return torch.where(known & allowed_KK[pair], proposed_BHW, labels_BHW).to(torch.uint8)
-
-
 def fold_of(names: Sequence[str], folds: int, seed: int) -> NDArray[np.int64]:
     """The fold of each tile, from the name of its group: equal names share one, sizes are as equal as that allows."""
     distinct, counts = np.unique(np.asarray(names, dtype=object).astype(str), return_counts=True)
@@ -191,7 +106,8 @@ def clean_labels(
 
     Returns:
         The noisy tiles of the manifest with `mask` the corrected map, `noisy_mask` the one before, `confidence` (a
-        path), `fold`, and `changed`, the share of the tile's labelled pixels.
+        path), `fold`, `changed`, the share of the tile's labelled pixels, and `trusted`, whether its clean labels said
+        which changes are made.
 
     Raises:
         ValueError: fewer images or groups than folds, or no noisy tile has labels in the split `config.trust`.
@@ -201,7 +117,7 @@ def clean_labels(
     noisy = data.manifest[data.manifest["split"] == "noisy"].reset_index(drop=True)
     if noisy.empty:
         raise ValueError("label_cleaning: there are no tiles with noisy labels; see noisy_labels.source")
-    truth = None if config.trust is None else _clean_masks(noisy, data.manifest, config.trust)
+    truth = {} if config.trust is None else _clean_masks(noisy, data.manifest, config.trust)
     number_of = fold_of(_groups(noisy), config.folds, seed)
     resolved = resolve_compute(compute)
     seen = kept_data(data, training)
@@ -218,7 +134,7 @@ def clean_labels(
         folds.append(_Fold(number, network.to(resolved.device).eval(), tiles, seen, config, resolved))
     for fold in folds:
         fold.find_thresholds()
-    allowed = None if truth is None else _trusted_changes(folds, truth, data.labels)
+    allowed = None if config.trust is None else _trusted_changes(folds, truth, data.labels)
     changes: dict[str, tuple[int, float]] = {}
     files: dict[str, tuple[Path, Path]] = {}
     for fold in folds:
@@ -227,6 +143,7 @@ def clean_labels(
     return noisy.assign(
         fold=[changes[tile][0] for tile in noisy["tile_id"]],
         changed=[changes[tile][1] for tile in noisy["tile_id"]],
+        trusted=noisy["tile_id"].isin(list(truth)),
         noisy_mask=noisy["mask"],
         mask=[str(files[str(image)][0]) for image in noisy["image"]],
         confidence=[str(files[str(image)][1]) for image in noisy["image"]],
@@ -370,12 +287,10 @@ def _write_maps(
     return files
 
 
-def cleaning_report(
-    cleaned: pd.DataFrame, data: SegmentationData, *, folder: Path, trust: str | None = None
-) -> dict[str, Any]:
+def cleaning_report(cleaned: pd.DataFrame, data: SegmentationData, *, folder: Path) -> dict[str, Any]:
     """What the correction did: how far the labels agree with the truth before and after, where it is known.
 
-    Tiles of the split `trust` are left out of that: they said which changes are made.
+    Tiles whose clean labels said which changes are made are left out of that.
 
     Also writes ``list.csv`` (image, mask) into `folder`, which a card can name: ``noisy: {list: .../list.csv}``.
 
@@ -389,19 +304,14 @@ def cleaning_report(
     pairs = cleaned[["image", "mask"]].drop_duplicates().sort_values("image")
     with replacing(folder / "list.csv") as temporary:
         pairs.to_csv(temporary, index=False)
-    held_out = replace(data, manifest=data.manifest[data.manifest["split"] != trust])
-    told = cleaned
-    if trust is not None:
-        place = ["image", "row", "col"]
-        trusted = data.manifest[data.manifest["split"] == trust].set_index(place).index
-        told = cleaned[~cleaned.set_index(place).index.isin(trusted)]
+    told = cleaned[~cleaned["trusted"]]
     before = replace(data, manifest=told.assign(mask=told["noisy_mask"]))
     return {
         "tiles": len(cleaned),
         "changed": round(100 * float(cleaned["changed"].mean()), 2),
         "list": str(folder / "list.csv"),
-        "before": agreement(before, held_out),
-        "after": agreement(replace(data, manifest=told), held_out),
+        "before": agreement(before, data),
+        "after": agreement(replace(data, manifest=told), data),
     }
 
 

@@ -24,7 +24,8 @@ from s5.noisy import (
     confident_labels,
     noisy_tiles,
 )
-from s5.noisy.cleaning import ChangeTrust, _groups, cleaning_report, fold_of, only_allowed
+from s5.noisy.cleaning import _groups, cleaning_report, fold_of
+from s5.noisy.confident import ChangeTrust, only_allowed
 
 IGNORE = 255
 
@@ -143,7 +144,7 @@ def test_trust_is_counted_on_clean_tiles_that_the_report_leaves_out(
 
     freely, trusted = cleaned(None), cleaned("labeled")
     assert freely["changed"].sum() > trusted["changed"].sum()
-    report = cleaning_report(trusted, replace(data, manifest=hidden), folder=tmp_path / "maps", trust="labeled")
+    report = cleaning_report(trusted, replace(data, manifest=hidden), folder=tmp_path / "maps")
     assert report["tiles"] == len(rows) and report["before"]["tiles"] == (rows["image"] == held_out).sum() > 0
     counted = replace(data, manifest=hidden[hidden["split"] == "labeled"])
     before, after = (agreement(replace(data, manifest=manifest), counted) for manifest in (rows, trusted))

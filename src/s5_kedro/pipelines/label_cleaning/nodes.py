@@ -48,10 +48,7 @@ def clean_labels(
             log=log,
         )
         report = cleaning.cleaning_report(
-            cleaned,
-            segmentation_data(tile_manifest, band_statistics, label_space, compute),
-            folder=folder,
-            trust=config.trust,
+            cleaned, segmentation_data(tile_manifest, band_statistics, label_space, compute), folder=folder
         )
         log(cleaning.report_metrics(report), config.folds * noisy["steps"])
     made = ["mask", "noisy_mask", "confidence", "fold", "changed"]
