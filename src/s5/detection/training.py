@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from s5.engine import (
     Compute,
     ComputeConfig,
     Learner,
+    OneLearner,
     TrainResult,
     fit,
     launchable,
@@ -38,7 +38,7 @@ from s5.seeds import seed_of, step_draws
 from s5.types import LogFn, log_nothing
 
 
-class DetectorTraining:
+class DetectorTraining(OneLearner[Detector]):
     """Batches of augmented windows and the detection losses of all data sets, summed: a `s5.engine.Method`."""
 
     def __init__(
@@ -88,15 +88,6 @@ class DetectorTraining:
 
     def images_per_step(self) -> int:
         return self.config.batch_size * len(self.sources)
-
-    def on_log(self, rows: list[dict[str, float]]) -> None:
-        """Nothing to warn of."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.learner.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.learner.load_state_dict(state)
 
 
 @launchable

@@ -8,7 +8,7 @@ from s5.engine.ema import EMA
 from s5.engine.evaluation import evaluate_model, measure_model, predict_batches
 from s5.engine.group import Group, joined_group
 from s5.engine.launch import launchable
-from s5.engine.learner import Learner
+from s5.engine.learner import Learner, OneLearner
 from s5.engine.loop import FitState, Interrupted, LoopConfig, Method, fit, run_key
 from s5.engine.optimizer import OptimizerConfig, build_optimizer, set_learning_rate
 from s5.engine.prediction import map_tiles
@@ -35,6 +35,7 @@ __all__ = [
     "Learner",
     "LoopConfig",
     "Method",
+    "OneLearner",
     "OptimizerConfig",
     "OwnTiles",
     "StageConfig",

@@ -117,3 +117,19 @@ class Learner(Generic[M]):
         load_whole(self.ema.average, state["ema"])
         load_whole_optimizer(self.optimizer, state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
+
+
+class OneLearner(Generic[M]):
+    """What a `s5.engine.Method` with one learner shares with others: it remembers what its learner does, and has
+    nothing to warn of."""
+
+    learner: Learner[M]
+
+    def on_log(self, rows: list[dict[str, float]]) -> None:
+        """Nothing to warn of."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.learner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.learner.load_state_dict(state)

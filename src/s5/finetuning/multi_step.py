@@ -6,12 +6,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 
 from s5.data.loader import Batch, StepReader, read_batch
-from s5.engine import Compute, Learner, TrainingConfig
+from s5.engine import Compute, Learner, OneLearner, TrainingConfig
 from s5.finetuning.labeled import LabeledTiles
 from s5.models import MultiDatasetModel
 
@@ -74,7 +73,7 @@ class JoiningReader(StepReader):
         return tuple(read_batch(source, indices(step)) for (source, indices), start in there if start <= step)
 
 
-class MultiDatasetTraining:
+class MultiDatasetTraining(OneLearner[MultiDatasetModel]):
     """A batch of each data set per step, their losses summed with weights: a `s5.engine.Method`.
 
     A data set's expert, decoder and head get gradients from its own batches alone. Where it has none in a step, they
@@ -132,12 +131,3 @@ class MultiDatasetTraining:
 
     def images_per_step(self) -> int:
         return self.config.batch_size * len(self._tiles)
-
-    def on_log(self, rows: list[dict[str, float]]) -> None:
-        """Nothing can collapse here."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.learner.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.learner.load_state_dict(state)

@@ -11,7 +11,16 @@ import torch
 
 from s5.data.loader import Batch, SegmentationData, StepReader, TileSource
 from s5.data.transforms import Normalizer
-from s5.engine import Compute, ComputeConfig, Learner, TrainingConfig, TrainResult, launchable, train_network
+from s5.engine import (
+    Compute,
+    ComputeConfig,
+    Learner,
+    OneLearner,
+    TrainingConfig,
+    TrainResult,
+    launchable,
+    train_network,
+)
 from s5.finetuning.labeled import LabeledTiles
 from s5.finetuning.transfer import TransferConfig, transfer_weights
 from s5.models import ModelConfig, SegmentationModel
@@ -34,7 +43,7 @@ class FinetuneConfig(SupervisedConfig):
     transfer: TransferConfig = field(default_factory=TransferConfig)
 
 
-class Supervised:
+class Supervised(OneLearner[SegmentationModel]):
     """The labelled loss on weakly augmented labelled tiles: a `s5.engine.Method`."""
 
     def __init__(
@@ -70,15 +79,6 @@ class Supervised:
 
     def images_per_step(self) -> int:
         return self.config.batch_size
-
-    def on_log(self, rows: list[dict[str, float]]) -> None:
-        """Nothing can collapse here."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.learner.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.learner.load_state_dict(state)
 
 
 @launchable

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from s5.data.loader import Batch, SegmentationData, StepReader, TileSource
 from s5.data.transforms import Normalizer
-from s5.engine import Compute, ComputeConfig, Learner, TrainResult, launchable, train_network
+from s5.engine import Compute, ComputeConfig, Learner, OneLearner, TrainResult, launchable, train_network
 from s5.models import ModelConfig, SegmentationModel
 from s5.noisy.config import NoisyConfig
 from s5.noisy.losses import selection_weights
@@ -20,7 +19,7 @@ from s5.noisy.tiles import NoisyTiles
 from s5.types import LabelSpace, LogFn, log_nothing
 
 
-class NoisyPretraining:
+class NoisyPretraining(OneLearner[SegmentationModel]):
     """The loss on weakly augmented tiles with noisy labels: a `s5.engine.Method`."""
 
     def __init__(
@@ -63,15 +62,6 @@ class NoisyPretraining:
 
     def images_per_step(self) -> int:
         return self.config.batch_size
-
-    def on_log(self, rows: list[dict[str, float]]) -> None:
-        """Nothing can collapse here."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.learner.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.learner.load_state_dict(state)
 
 
 @launchable

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from s5.data.loader import Batch, SegmentationData, StepReader
 from s5.data.transforms import Normalizer
-from s5.engine import Compute, Learner
+from s5.engine import Compute, Learner, OneLearner
 from s5.models import ModelConfig, SegmentationModel, create_model
 from s5.models.segmentation import pad_to_multiple
 from s5.noisy.config import NoisyConfig
@@ -46,7 +45,7 @@ class TwoSensorNetwork(nn.Module):
         return self.network(x_BCHW), self.network.decode(other_BCHW, maps)
 
 
-class TwoSensorPretraining:
+class TwoSensorPretraining(OneLearner[TwoSensorNetwork]):
     """The losses of both sensors on weakly augmented tiles, and the consistency between them: a `s5.engine.Method`.
 
     Args:
@@ -116,12 +115,3 @@ class TwoSensorPretraining:
 
     def images_per_step(self) -> int:
         return self.config.batch_size
-
-    def on_log(self, rows: list[dict[str, float]]) -> None:
-        """Nothing can collapse here: both sensors have labels."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.learner.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.learner.load_state_dict(state)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from s5.engine import (
     ComputeConfig,
     Learner,
     LoopConfig,
+    OneLearner,
     OptimizerConfig,
     OwnTiles,
     TrainResult,
@@ -106,8 +106,11 @@ def _layer(before: int, after: int) -> tuple[nn.Module, nn.Module, nn.Module]:
     return nn.Linear(before, after, bias=False), nn.BatchNorm1d(after), nn.ReLU(inplace=True)
 
 
-class SimSiam:
-    """Two views of each tile, drawn by its place in the batch: a `s5.engine.Method`."""
+class SimSiam(OneLearner[SiameseNetwork]):
+    """Two views of each tile, drawn by its place in the batch: a `s5.engine.Method`.
+
+    Its loss tells collapse as well: at -1 all tiles have one representation, or the task is solved.
+    """
 
     def __init__(
         self,
@@ -157,15 +160,6 @@ class SimSiam:
 
     def images_per_step(self) -> int:
         return self.config.batch_size
-
-    def on_log(self, rows: list[dict[str, float]]) -> None:
-        """The loss tells collapse as well: at -1 all tiles have one representation, or the task is solved."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.learner.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.learner.load_state_dict(state)
 
 
 @launchable
